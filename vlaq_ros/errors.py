@@ -27,6 +27,16 @@ class CorruptModelError(VlaqError):
         super().__init__(f"model file {str(path)!r} cannot be used: {why}; copy or download it again")
 
 
+class ManifestVersionError(VlaqError):
+    """A bundle's manifest is written in a format that this package does not read."""
+
+    def __init__(self, path: Path, version: object, expected: int) -> None:
+        super().__init__(
+            f"manifest {str(path)!r} has format_version {version!r}, expected {expected}; "
+            "use the release of vlaq_ros that wrote it, or train again"
+        )
+
+
 class UnknownPrecisionError(VlaqError):
     """A precision that is not loaded was asked for."""
 
