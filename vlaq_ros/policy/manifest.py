@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,7 +87,7 @@ class Manifest:
                     "activations, expected 8- or 4-bit weights and 8-bit activations"
                 )
         thresholds = [plan.threshold for plan in self.precisions]
-        if any(finer <= coarser for finer, coarser in zip(thresholds, thresholds[1:], strict=False)):
+        if any(finer <= coarser for finer, coarser in pairwise(thresholds)):
             raise ValueError(f"thresholds are {thresholds}, expected them falling, finest precision first")
 
     @classmethod
