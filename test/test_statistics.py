@@ -31,7 +31,7 @@ def test_wilson_interval_is_the_closed_form_and_holds_the_rate(counts: tuple[int
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
 def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="must "):
         wilson95(successes, n)
 
 
