@@ -61,6 +61,46 @@ class JointNamesError(VlaqError):
         )
 
 
+class RobotDescriptionError(VlaqError):
+    """The robot description is not a URDF."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the robot description cannot be used: {why.rstrip('.')}; expected the URDF text of the arm, "
+            "as robot_state_publisher publishes it on /robot_description"
+        )
+
+
+class FrameNameError(VlaqError):
+    """A frame that the robot file names does not exist on the robot."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"the robot description has no frame named {name!r}; it has: {', '.join(known)}; "
+            "correct the robot's YAML file"
+        )
+
+
+class ActionSizeError(VlaqError):
+    """A policy's actions do not fit the robot."""
+
+    def __init__(self, space: str, got: int, expected: int) -> None:
+        super().__init__(
+            f"the policy's {space} actions have {got} columns, this robot takes {expected}; "
+            "use a model that was trained for this robot, or correct the joints in the robot's YAML file"
+        )
+
+
+class NonFiniteActionError(VlaqError):
+    """A policy answered a number that no robot can follow."""
+
+    def __init__(self, joint: str, step: int, value: float) -> None:
+        super().__init__(
+            f"the policy's target for {joint} at step {step} is {value}, expected a finite position; "
+            "nothing was commanded: check the model files and the camera images"
+        )
+
+
 class ConfigError(VlaqError):
     """A configuration key or value that cannot be used."""
 
@@ -70,3 +110,34 @@ class UnknownKeyError(ConfigError):
 
     def __init__(self, key: str, known: Iterable[str], where: str) -> None:
         super().__init__(f"unknown key {key!r} in {where}; known keys: {', '.join(known)}")
+
+
+class MissingKeyError(ConfigError):
+    """A configuration key that has no default is not given."""
+
+    def __init__(self, key: str, sentence: str, where: str) -> None:
+        super().__init__(f"{where} has no key {key!r}; add it: {sentence}")
+
+
+class BadValueError(ConfigError):
+    """A configuration value has the wrong type or lies outside its bounds."""
+
+    def __init__(self, key: str, value: object, expected: str, where: str) -> None:
+        super().__init__(f"{key} in {where} is {value!r}; expected {expected}")
+
+
+class RobotFileError(ConfigError):
+    """A robot's YAML file cannot be read."""
+
+    def __init__(self, path: Path, why: str, shipped: Iterable[str]) -> None:
+        super().__init__(
+            f"robot file {str(path)!r} {why}; expected the path of a YAML file or the name of a shipped robot: "
+            f"{', '.join(shipped)}"
+        )
+
+
+class UnusableMessageError(VlaqError):
+    """A ROS message whose content cannot be used."""
+
+    def __init__(self, got: str, expected: str) -> None:
+        super().__init__(f"{got}; expected {expected}")
