@@ -101,6 +101,22 @@ class PilotConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SimRobotConfig:
+    """How the simulated robot runs; the ROS parameters of the node `sim_robot`."""
+
+    camera_rate_hz: float = setting("Images per second of each camera.", default=20.0, unit="Hz", bounds=(0.1, 60.0))
+    image_reliability: str = setting(
+        "Reliability that the cameras offer.", default="best_effort", choices=("best_effort", "reliable")
+    )
+    publish_clock: bool = setting(
+        "Publish simulated time on /clock and stamp with it; otherwise stamps are system time.", default=False
+    )
+    real_time_factor: float = setting(
+        "Simulated seconds per second; other than 1 only with publish_clock.", default=1.0, bounds=(0.2, 20.0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RobotConfig:
     """What must be known of a robot beside its URDF; read from config/robots/NAME.yaml."""
 
@@ -205,7 +221,8 @@ def share() -> Path:
 def parameters_table() -> str:
     """Render docs/parameters.md."""
     lines = ["# Parameters", "", "Written by `python -m vlaq_ros.config > docs/parameters.md`; do not edit by hand."]
-    for cls, title in ((PilotConfig, "Node `pilot`"), (RobotConfig, "Robot file")):
+    titles = {PilotConfig: "Node `pilot`", SimRobotConfig: "Node `sim_robot`", RobotConfig: "Robot file"}
+    for cls, title in titles.items():
         head = "| name | type | default | unit | allowed | live | meaning |"
         lines += ["", f"## {title}", "", str(cls.__doc__), "", head, "|---|---|---|---|---|---|---|"]
         hints = get_type_hints(cls)
