@@ -147,6 +147,13 @@ def test_samples_missing_for_longer_than_the_micro_window_make_it_unknown() -> N
     assert MONITOR.motion(without(10, 40)) is None
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_position_that_is_no_number_makes_it_unknown(value: float) -> None:
+    broken = window(waypoints, 3.0, 100)
+    broken.positions[7, 2] = value
+    assert MONITOR.motion(broken) is None
+
+
 def test_norms_of_a_constant_turn_are_its_chord() -> None:
     times_s = np.arange(0, 3, PERIOD_S)
     norms = MotionNorms.from_episodes(KINEMATICS, [HOME + 0.8 * times_s[:, None] * FIRST], PERIOD_S, PERIOD_S)

@@ -96,11 +96,15 @@ class KinematicMonitor:
             window: columns in the order of the kinematics' `joint_names`, at any rate, evenly sampled or not.
 
         Returns:
-            None where the motion is unknown: the window is shorter than `span_s`, or misses samples for longer than
-            the micro window.
+            None where the motion is unknown: the window is shorter than `span_s`, misses samples for longer than the
+            micro window, or holds a position that is no number.
         """
         ages_ns = window.stamp_ns - window.stamps_ns
-        if ages_ns[0] < round(self.span_s * 1e9) or -np.diff(ages_ns).min() > self._config.micro_s * 1e9:
+        if (
+            ages_ns[0] < round(self.span_s * 1e9)
+            or -np.diff(ages_ns).min() > self._config.micro_s * 1e9
+            or not np.isfinite(window.positions).all()
+        ):
             return None
         displacement_m, change_rad = _motion_per_period(
             self._kinematics, ages_ns.astype(np.float64) * -1e-9, window.positions, self._norms.period_s, self._periods
