@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 
 class VlaqError(Exception):
@@ -141,3 +142,16 @@ class UnusableMessageError(VlaqError):
 
     def __init__(self, got: str, expected: str) -> None:
         super().__init__(f"{got}; expected {expected}")
+
+
+class MissingDependencyError(VlaqError):
+    """A module that the package does not install by itself is needed and is not there."""
+
+    REMEDIES: ClassVar[dict[str, str]] = {
+        "torch": "install the build of PyTorch that fits this machine",
+        "rclpy": "source the setup file of a ROS 2 installation, or run pip install '.[ros]' in the checkout",
+        "mujoco": "run pip install '.[sim]' in the checkout",
+    }
+
+    def __init__(self, module: str) -> None:
+        super().__init__(f"the Python module {module!r} is needed and not installed; {self.REMEDIES[module]}")
