@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -200,7 +200,7 @@ def _precisions(value: Any) -> tuple[PrecisionPlan, ...]:
     return tuple(PrecisionPlan(**_record(item, parsers)) for item in value)
 
 
-def _record(value: Any, parsers: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+def _record(value: Any, parsers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
     if not isinstance(value, dict) or value.keys() != parsers.keys():
         raise ValueError(f"got {value!r}, expected exactly the keys {', '.join(parsers)}")
     return {key: parse(value[key]) for key, parse in parsers.items()}
