@@ -170,6 +170,14 @@ def test_a_pose_out_of_reach_gives_the_nearest_joints_within_the_limits(seed: in
     assert np.linalg.norm(KINEMATICS.forward(targets)[0][0] - start - far) < np.linalg.norm(far)
 
 
+@pytest.mark.parametrize("column", [1, 4])
+def test_a_pose_that_is_no_number_gives_targets_that_are_none(column: int) -> None:
+    chunk = end_effector_chunk(np.zeros((3, 3)), np.zeros((3, 3)), np.zeros(3))
+    chunk.actions[1, column] = np.nan
+    targets = KINEMATICS.joint_targets(chunk, HOME)
+    np.testing.assert_array_equal(np.isfinite(targets[:, :7]).all(axis=1), [True, False, True])
+
+
 def test_a_joint_that_the_urdf_lacks_is_named() -> None:
     with pytest.raises(JointNamesError) as caught:
         Kinematics(panda.urdf(), ("panda_joint1", "joint_a", "panda_flange_joint"), panda.TOOL_FRAME)

@@ -62,6 +62,16 @@ class JointNamesError(VlaqError):
         )
 
 
+class CameraNamesError(VlaqError):
+    """An observation lacks a camera that the policy was trained with."""
+
+    def __init__(self, missing: Iterable[str], seen: Iterable[str]) -> None:
+        super().__init__(
+            f"the observation has no camera named {', '.join(missing)}; it has: {', '.join(seen) or 'none'}; "
+            "name the policy's cameras in the robot's YAML file"
+        )
+
+
 class RobotDescriptionError(VlaqError):
     """The robot description is not a URDF."""
 
@@ -93,12 +103,12 @@ class ActionSizeError(VlaqError):
 
 
 class NonFiniteActionError(VlaqError):
-    """A policy answered a number that no robot can follow."""
+    """A target is a number that no robot can follow."""
 
-    def __init__(self, joint: str, step: int, value: float) -> None:
+    def __init__(self, joint: str, after_s: float, value: float) -> None:
         super().__init__(
-            f"the policy's target for {joint} at step {step} is {value}, expected a finite position; "
-            "nothing was commanded: check the model files and the camera images"
+            f"the target of {joint} {after_s:.2f} s after the observation is {value}, expected a finite position; "
+            "nothing was commanded: check the model's files and its camera images"
         )
 
 

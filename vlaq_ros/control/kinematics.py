@@ -81,7 +81,8 @@ class Kinematics:
         A joint action adds to the observed position. An end-effector action moves the observed tool pose: its
         translation adds in the root link, its rotation vector w turns on the left, R = exp(w) R_observed; inverse
         kinematics then starts from the row before. A pose out of reach, or reachable only beyond the position
-        limits, gives the joints within the limits that came nearest.
+        limits, gives the joints within the limits that came nearest. What is not finite stays so, for
+        `limits.enforce` to refuse.
 
         Args:
             chunk: its gripper column is passed through.
@@ -112,9 +113,11 @@ class Kinematics:
     def _follow(self, translations: FloatArray, rotation_vectors: FloatArray, q_observed: FloatArray) -> FloatArray:
         """Arm positions [T, J - 1] whose tool poses are the observed one, moved by each row [T, 3]."""
         positions, rotations = self.forward(q_observed[None])
-        arm = np.empty((len(translations), len(q_observed) - 1))
+        arm = np.full((len(translations), len(q_observed) - 1), np.nan)
         joints = q_observed
         for row, (translation, turn) in enumerate(zip(translations, rotation_vectors, strict=True)):
+            if not np.isfinite([translation, turn]).all():
+                continue
             joints = self._inverse(pin.SE3(pin.exp3(turn) @ rotations[0], positions[0] + translation), joints)
             arm[row] = joints[:-1]
         return arm
