@@ -28,7 +28,7 @@ def load(directory: Path) -> PI0ForConditionalGeneration:
 
     Raises:
         ModelNotFoundError: a file is missing.
-        CorruptModelError: a file cannot be read, or the weights do not fit the configuration.
+        CorruptModelError: a file cannot be read, the weights do not fit the configuration, or one is not finite.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (directory / name).is_file():
@@ -60,6 +60,9 @@ def load(directory: Path) -> PI0ForConditionalGeneration:
     for what in ("missing", "unexpected", "mismatched"):
         if keys := sorted(map(str, found[f"{what}_keys"])):
             raise CorruptModelError(weights, f"{len(keys)} {what} against {CONFIG_FILE}, the first is {keys[0]}")
+    for name, parameter in network.named_parameters():
+        if not parameter.isfinite().all():
+            raise CorruptModelError(weights, f"{name} holds a value that is not finite")
     network.eval().requires_grad_(False)
     return network
 

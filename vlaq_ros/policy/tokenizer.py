@@ -7,13 +7,17 @@ fixed, so the network's shapes and masks are constants.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from vlaq_ros.errors import CorruptModelError, ModelNotFoundError
+
 IMAGE_TOKEN = "<image>"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def build_tokenizer(instructions: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -32,7 +36,26 @@ def build_tokenizer(instructions: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def longest_text(tokenizer: PreTrainedTokenizerFast, instructions: Sequence[str]) -> int:
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
+    """Read a bundle's tokenizer.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        CorruptModelError: it cannot be read, or it lacks a token that every prompt has.
+    """
+    path = directory / TOKENIZER_FILE
+    if not path.is_file():
+        raise ModelNotFoundError(directory, TOKENIZER_FILE)
+    try:
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # the Rust tokenizer raises bare Exceptions
+        raise CorruptModelError(path, str(error)) from None
+    if tokenizer.bos_token is None or tokenizer.pad_token is None or IMAGE_TOKEN not in tokenizer.get_vocab():
+        raise CorruptModelError(path, f"it needs {IMAGE_TOKEN}, a beginning-of-text token and a padding token")
+    return tokenizer
+
+
+def longest_text(tokenizer: PreTrainedTokenizerFast, instructions: Iterable[str]) -> int:
     """Count the tokens of the longest instruction, with its `<bos>` and line end."""
     return max(len(_text_ids(tokenizer, instruction)) for instruction in instructions)
 

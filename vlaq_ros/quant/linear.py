@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TypeVar, cast
 
@@ -28,7 +28,7 @@ class NestedLinear(nn.Module):
         self.register_buffer("hi", weight.hi)
         self.register_buffer("lo", weight.lo)
         self.register_buffer("scale", weight.scale)
-        self.in_features = weight.in_features
+        self.in_features, self.out_features = weight.in_features, len(weight.scale)
         self.bits = bits
         self.bias = bias
 
@@ -61,6 +61,15 @@ def view(network: Network, bits: int) -> Network:
         if isinstance(module, NestedLinear):
             module.bits = bits
     return shell
+
+
+def linear_weights(network: nn.Module, select: Callable[[str], bool]) -> Iterator[torch.Tensor]:
+    """Give the weights of the selected linear layers, as floats or as codes with their scales."""
+    for name, module in network.named_modules():
+        if select(name) and isinstance(module, nn.Linear):
+            yield module.weight
+        elif select(name) and isinstance(module, NestedLinear):
+            yield from module.buffers()
 
 
 def resident_bytes(tensors: Iterable[torch.Tensor]) -> int:
