@@ -32,8 +32,8 @@ def enforce(trajectory: Trajectory, running: Trajectory, limits: JointLimits) ->
     clipped points (Fritsch and Butland 1984): with them the controller's interpolation stays between neighbouring
     points, hence within the position limits, where central differences overshoot (a closing gripper always would), and
     its speed inside a step stays below 1.5 times the limit. The first velocity is that of `running`: where the chunk
-    turns sharply away from it, the first step alone may exceed both. The last velocity is that of the last step. A brake
-    of constant deceleration follows, in the time that the slowest-stopping joint needs.
+    turns sharply away from it, the first step alone may exceed both. The last velocity is that of the last step. A
+    brake of constant deceleration follows, in the time that the slowest-stopping joint needs.
 
     Args:
         trajectory: positions alone; its first point is where `running` is at that time.
