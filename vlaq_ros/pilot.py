@@ -171,14 +171,14 @@ class Pilot:
         self._measure_upswitch(decision, now_ns)
         return self._command
 
-    def hold(self, positions: FloatArray, now_ns: int) -> Trajectory:
+    def hold(self, window: JointWindow, now_ns: int) -> Trajectory:
         """Brake from what is commanded and stay there; what was commanded is forgotten.
 
         Args:
-            positions: measured now, [J] rad (m).
+            window: its newest sample says where the arm is, if that is not where it was sent.
             now_ns: when to begin.
         """
-        trajectory = stop(self._running(positions, now_ns), now_ns, self._limits)
+        trajectory = stop(self._running(window.positions[-1], window.stamp_ns), now_ns, self._limits)
         self.reset()
         return trajectory
 
