@@ -41,7 +41,6 @@ setup(
         "pyyaml",
         "rich",
         "rosbags",
-        "safetensors",
         "scipy",
         "tokenizers",
         "transformers>=5.5",
@@ -52,6 +51,7 @@ setup(
             "ros-rclpy[fastrtps]~=9.1",
             "ros-diagnostic-msgs~=5.5",
             "ros-lifecycle-msgs~=2.3",
+            "ros-rcl-interfaces~=2.3",
             "ros-rosgraph-msgs~=2.3",
             "ros-sensor-msgs~=5.5",
             "ros-std-msgs~=5.5",
@@ -60,7 +60,7 @@ setup(
         ],
         "sim": ["mujoco"],
         "colcon": ["colcon-common-extensions"],
-        "test": ["hypothesis", "mypy", "pytest", "ruff"],
+        "test": ["catkin-pkg", "hypothesis", "mypy", "pytest", "ruff", "setuptools"],
     },
     entry_points={
         "console_scripts": [

@@ -9,6 +9,7 @@ from pathlib import Path
 import vlaq_ros
 
 PACKAGE = Path(vlaq_ros.__file__).parent
+ROOT = PACKAGE.parent  # of the checkout
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

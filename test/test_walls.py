@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sources import FILES, PACKAGE, imports, libraries
+from sources import FILES, PACKAGE, ROOT, imports, libraries
 
 WORDS = {"datatypes", "errors", "config"}
 BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file at its top
@@ -83,7 +83,7 @@ def test_time_is_an_argument() -> None:
 
 
 def test_everything_outside_ros_and_sim_imports_without_ros_and_without_mujoco() -> None:
-    outside = [file.relative_to(PACKAGE.parent) for file in FILES if room(file) not in {"ros", "sim"}]
+    outside = [file.relative_to(ROOT) for file in FILES if room(file) not in {"ros", "sim"}]
     modules = [".".join(file.with_suffix("").parts) for file in outside]
     program = (
         "import importlib, sys\n"
@@ -91,5 +91,5 @@ def test_everything_outside_ros_and_sim_imports_without_ros_and_without_mujoco()
         f"for name in {modules}: importlib.import_module(name)\n"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
