@@ -100,7 +100,7 @@ def is_quantized(name: str) -> bool:
     )
 
 
-class _Prefix:
+class Prefix:
     """The one method of transformers' cache that a layer calls: its first keys and values stay, later ones pass by."""
 
     def __init__(self) -> None:
@@ -139,9 +139,9 @@ def denoise(
     Returns:
         [B, T, A] normalised actions.
     """
-    prefix = _Prefix()
+    prefix = Prefix()
     hidden = network.model.embed_prefix(input_ids, pixel_values, torch.ones(pixel_values.shape[:2], dtype=torch.bool))
-    _remember(network.model.vlm.language_model, hidden, prefix)
+    remember(network.model.vlm.language_model, hidden, prefix)
     # The state, then the actions: everything sees the prefix and the state, only the actions see the actions.
     expert, length, suffix = network.model.dit, input_ids.shape[1], 1 + noise.shape[1]
     rotary = expert.rotary_emb(hidden, torch.arange(length, length + suffix)[None])
@@ -156,12 +156,18 @@ def denoise(
     return noise
 
 
-def _remember(language: GemmaModel, hidden: torch.Tensor, prefix: _Prefix) -> None:
-    """Run the VLM over the embedded prompt [B, P, D], attending everywhere, for its keys and values."""
+def remember(language: GemmaModel, hidden: torch.Tensor, prefix: Prefix) -> list[torch.Tensor]:
+    """Run the VLM over the embedded prompt [B, P, D], attending everywhere, for its keys and values.
+
+    Returns:
+        What entered each layer, [B, P, D].
+    """
+    entered = [hidden]
     rotary = language.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
     *layers, last = cast("Iterable[GemmaDecoderLayer]", language.layers)
     for layer in layers:
         hidden = layer(hidden, position_embeddings=rotary, past_key_values=prefix)
+        entered.append(hidden)
     attention = last.self_attn
     hidden = last.input_layernorm(hidden)
     key, value = (
@@ -170,3 +176,4 @@ def _remember(language: GemmaModel, hidden: torch.Tensor, prefix: _Prefix) -> No
     )
     _, key = apply_rotary_pos_emb(key, key, *rotary)
     prefix.update(key, value, attention.layer_idx)
+    return entered

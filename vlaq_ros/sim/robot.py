@@ -1,0 +1,68 @@
+"""The simulated robot without ROS: a scene, a trajectory controller and a clock.
+
+The ROS node `sim_robot` and the in-process rollout both drive this class.
+"""
+
+from __future__ import annotations
+
+from vlaq_ros.datatypes import FloatArray, ImageArray, Trajectory
+from vlaq_ros.sim import panda
+from vlaq_ros.sim.scene import TIMESTEP_NS, Scene
+from vlaq_ros.sim.trajectory import TrajectoryController
+
+
+class SimRobot:
+    """An arm that follows trajectories in simulated time.
+
+    Args:
+        image_size_px: side of the square camera images.
+        time_ns: simulated time at the start.
+    """
+
+    joint_names = panda.JOINT_NAMES
+
+    def __init__(self, image_size_px: int = 96, time_ns: int = 0) -> None:
+        self.scene = Scene(image_size_px)
+        self.urdf = panda.urdf()
+        self.time_ns = time_ns
+        self._hold()
+
+    @property
+    def instruction(self) -> str:
+        """What the arm is asked to do."""
+        return self.scene.instruction
+
+    @property
+    def success(self) -> bool:
+        """Whether the instruction is fulfilled now."""
+        return self.scene.success
+
+    def reset(self, seed: int, instruction: str) -> None:
+        """Start an episode; time keeps running.
+
+        Raises:
+            UnknownInstructionError: no task has this instruction.
+        """
+        self.scene.reset(seed, instruction)
+        self._hold()
+
+    def accept(self, trajectory: Trajectory) -> str | None:
+        """Follow `trajectory` from now on; the answer is the reason of a rejection."""
+        return self._controller.accept(trajectory, self.time_ns, *self.joint_state())
+
+    def advance(self, duration_ns: int) -> None:
+        """Simulate for `duration_ns`, rounded down to whole physics steps."""
+        for _ in range(duration_ns // TIMESTEP_NS):
+            self.time_ns += TIMESTEP_NS
+            self.scene.step(*self._controller.sample(self.time_ns))
+
+    def joint_state(self) -> tuple[FloatArray, FloatArray]:
+        """Positions [J] rad (m) and velocities [J] rad/s (m/s)."""
+        return self.scene.joint_state()
+
+    def images(self) -> dict[str, ImageArray]:
+        """Both camera images now, [H, W, 3] RGB."""
+        return self.scene.images()
+
+    def _hold(self) -> None:
+        self._controller = TrajectoryController(self.joint_names, self.joint_state()[0], self.time_ns)

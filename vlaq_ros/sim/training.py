@@ -1,0 +1,353 @@
+"""Training of the embedded policy on the expert's demonstrations, from seeds, on a few CPU cores.
+
+Each process runs one thread (two threads of one process wait for each other whenever anything else runs) and averages
+its gradients with the others through gloo. What was tried and what came of it: docs/training.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, multiprocessing
+from torch.nn.functional import mse_loss
+from transformers import PI0ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
+
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.control.motion import MotionNorms
+from vlaq_ros.datatypes import ActionSpace, FloatArray
+from vlaq_ros.errors import VlaqError
+from vlaq_ros.policy import pi0
+from vlaq_ros.policy.manifest import Manifest, MotionScales, PrecisionPlan
+from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
+from vlaq_ros.sim import demonstrations, network, panda
+from vlaq_ros.sim.guidance import Guidance, Labels
+from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
+
+DRAWS = 4  # flow times per frame: they share the prefix, which costs most
+EMA = 0.998
+MOTION_PERIOD_S = 0.1  # of the kinematic monitor: long enough that encoder noise does not reach S
+HELD_OUT = 40  # frames come from this share of the episodes, 1 in HELD_OUT, never trained on
+CHECKPOINT_EVERY = 200
+_COLOUR_OF_TASK = torch.tensor([list(COLOURS).index(task.colour) for task in TASKS.values()])
+
+
+class NoDemonstrationsError(VlaqError):
+    """There is nothing to train on."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"{str(directory)!r} holds no demonstrations; expected .npz shards; run vlaq train without --resume"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What decides the result of a training run."""
+
+    action_space: ActionSpace = ActionSpace.JOINT
+    episodes: int = 1200
+    vision_steps: int = 300  # first, the vision tower alone learns where objects are
+    steps: int = 2600
+    batch: int = 64  # of all processes together
+    learning_rate: float = 1e-3
+    processes: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One line of the log: running means since the last one."""
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    object_error_m: float  # on held-out frames: the asked-for cube from the tool, as the state token knows it
+    bin_error_m: float
+    frames_per_s: float
+    seconds: float
+
+
+class _Frames:
+    """Demonstration frames as tensors, normalised; drawn at random."""
+
+    def __init__(self, frames: dict[str, np.ndarray], manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._images = torch.from_numpy(frames["images"])  # [N, C, H, W, 3] uint8
+        self._pixels = torch.from_numpy(frames["pixels"])
+        self._relative = torch.from_numpy(frames["relative"])
+        self._task = torch.from_numpy(frames["instruction"].astype(np.int64))
+        actions = frames[manifest.action_space.value]
+        self._state = _normalised(frames["state"], manifest.state_mean, manifest.state_std)
+        self._actions = _normalised(actions, manifest.action_mean, manifest.action_std)
+        image_tokens = len(CAMERAS) * network.GRID**2
+        self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, manifest.text_length) for text in TASKS])
+        held_out = torch.from_numpy(frames["seed"] % HELD_OUT == 0)
+        self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+
+    def batch(self, rows: Tensor, generator: torch.Generator | None) -> _Batch:
+        """Take frames; with a generator, their colours and states are disturbed."""
+        images = self._images[rows].permute(0, 1, 4, 2, 3).float().sub_(127.5).div_(127.5)
+        state = self._state[rows]
+        if generator is not None:
+            gain = 1 + 0.15 * torch.randn(len(rows), images.shape[1], 3, 1, 1, generator=generator)
+            shift = 0.1 * torch.randn(len(rows), images.shape[1], 1, 1, 1, generator=generator)
+            images = ((images + 1) * gain - 1 + shift).clamp(-1, 1)
+            state = state + 0.02 * torch.randn(state.shape, generator=generator)
+        task = self._task[rows]
+        labels = Labels(self._pixels[rows], _COLOUR_OF_TASK[task], self._relative[rows])
+        return _Batch(images, self._prompts[task], state, self._actions[rows], labels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    images: Tensor  # [B, C, 3, H, W]
+    prompts: Tensor  # [B, P]
+    state: Tensor  # [B, S]
+    actions: Tensor  # [B, T, A]
+    labels: Labels
+
+
+def _normalised(values: np.ndarray, mean: FloatArray, std: FloatArray) -> Tensor:
+    return torch.from_numpy((values - mean) / std).float()
+
+
+def _losses(
+    policy: PI0ForConditionalGeneration,
+    guidance: Guidance,
+    batch: _Batch,
+    generator: torch.Generator,
+    *,
+    vision_only: bool,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Every loss of a batch, and the distance error [2] m that the state token makes."""
+    cameras = torch.ones(batch.images.shape[:2], dtype=torch.bool)
+    prompt = policy.model.embed_prefix(batch.prompts, batch.images, cameras)
+    losses = {"vision": guidance.vision(prompt[:, : len(CAMERAS) * network.GRID**2], batch.labels)}
+    if vision_only:
+        return losses, torch.full((2,), torch.nan)
+
+    prefix = pi0.Prefix()
+    layer_inputs = pi0.remember(policy.model.vlm.language_model, prompt, prefix)
+    losses["language"] = guidance.language(layer_inputs, batch.labels)
+
+    size, steps, columns = batch.actions.shape
+    uniform = (torch.arange(DRAWS) + torch.rand(size, DRAWS, generator=generator)) / DRAWS
+    flow_time = (0.001 + 0.999 * uniform ** (1 / 1.5)).flatten()  # Beta(1.5, 1), as in pi0
+    noise = torch.randn(size * DRAWS, steps, columns, generator=generator)
+    actions = batch.actions.repeat_interleave(DRAWS, 0)
+    mixed = flow_time[:, None, None] * noise + (1 - flow_time[:, None, None]) * actions
+    # One state token, then the draws side by side: each sees the prefix, the state and itself.
+    embedded = policy.embed_action_time(batch.state.repeat_interleave(DRAWS, 0), mixed, flow_time)
+    suffix = torch.cat([embedded[::DRAWS, :1], embedded[:, 1:].reshape(size, DRAWS * steps, -1)], 1)
+    output, looks = _expert(policy, prefix, suffix, steps)
+    losses["flow"] = mse_loss(policy.action_out_proj(output[:, 1:]).reshape(noise.shape), noise - actions)
+    losses["expert"], error = guidance.expert(output[:, 0], looks, batch.labels)
+    return losses, error
+
+
+def _expert(
+    policy: PI0ForConditionalGeneration, prefix: pi0.Prefix, hidden: Tensor, steps: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Run the expert over state and draws [B, 1 + DRAWS * T, D]: its output and, per layer, what the state looks at."""
+    expert = policy.model.dit
+    length = prefix.layers[0][0].shape[2]
+    positions = torch.cat([torch.zeros(1), 1 + torch.arange(steps).repeat(DRAWS)]).long() + length
+    rotary = expert.rotary_emb(hidden, positions[None])
+    block = torch.cat([torch.zeros(1), 1 + torch.arange(DRAWS).repeat_interleave(steps)])
+    own = (block[:, None] == block) | (block == 0)
+    mask = torch.cat([torch.ones(len(block), length, dtype=torch.bool), own], 1)[None, None]
+    looks = []
+    for index, layer in enumerate(expert.layers):
+        looks.append(_look(layer, hidden[:, :1], rotary, prefix.layers[index][0]))
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=prefix)
+    return expert.norm(hidden), looks
+
+
+def _look(layer: GemmaDecoderLayer, state: Tensor, rotary: tuple[Tensor, Tensor], keys: Tensor) -> Tensor:
+    """Attention logits [B, H, P] of the state token [B, 1, D] over the prefix's keys [B, kv heads, P, head size]."""
+    attention = layer.self_attn
+    query = attention.q_proj(layer.input_layernorm(state)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    query, _ = apply_rotary_pos_emb(query, query, *(part[:, :1] for part in rotary))
+    keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
+    return (query @ keys.transpose(2, 3))[:, :, 0] * attention.scaling
+
+
+def manifest_of(
+    frames: dict[str, np.ndarray], episodes: list[FloatArray], recipe: Recipe, text_length: int
+) -> Manifest:
+    """Statistics of the demonstrations, and what else a bundle says of itself."""
+    state, actions = frames["state"].astype(np.float64), frames[recipe.action_space.value].astype(np.float64)
+    kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
+    norms = MotionNorms.from_episodes(kinematics, episodes, demonstrations.STEP_S, MOTION_PERIOD_S)
+    return Manifest(
+        family="pi0",
+        cameras=CAMERAS,
+        image_size_px=network.IMAGE_PX,
+        joint_names=panda.JOINT_NAMES,
+        action_space=recipe.action_space,
+        step_s=demonstrations.STEP_S,
+        denoising_steps=network.DENOISING_STEPS,
+        text_length=text_length,
+        instructions=tuple(TASKS),
+        state_mean=state.mean(0),
+        state_std=state.std(0) + 1e-3,
+        action_mean=actions.mean(0),
+        action_std=actions.std(0) + 1e-3,
+        motion=MotionScales(norms.period_s, norms.displacement_m, norms.rotation_rad),
+        precisions=(PrecisionPlan("fine", 8, 8, 0.5), PrecisionPlan("coarse", 4, 8, 0.0)),
+    )
+
+
+def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None]) -> None:
+    """Train and leave a bundle in `out`; an interrupted run with the same recipe goes on from its checkpoint.
+
+    Raises:
+        NoDemonstrationsError: `demos` is empty.
+    """
+    if not any(demos.glob("*.npz")):
+        raise NoDemonstrationsError(demos)
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
+    workers = multiprocessing.spawn(_work, (demos, out, recipe, None), recipe.processes - 1, join=False)
+    try:
+        _work(-1, demos, out, recipe, report)
+    finally:
+        workers.join(timeout=1)
+        for process in workers.processes:
+            process.terminate()
+
+
+def _work(index: int, demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None] | None) -> None:
+    """One process: rank 0 (the caller's own) reports, checkpoints and exports."""
+    rank = index + 1
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", rank=rank, world_size=recipe.processes)
+    try:
+        _Run(demos, out, recipe, rank).go(report)
+    finally:
+        distributed.destroy_process_group()
+
+
+class _Run:
+    def __init__(self, demos: Path, out: Path, recipe: Recipe, rank: int) -> None:
+        frames, episodes = demonstrations.load(demos, recipe.episodes)
+        self._tokenizer = build_tokenizer(TASKS)
+        self._manifest = manifest_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
+        self._frames = _Frames(frames, self._manifest, self._tokenizer)
+        torch.manual_seed(recipe.seed)
+        self._policy = network.build(
+            self._tokenizer, len(self._manifest.joint_names), self._manifest.action_mean.shape[1]
+        )
+        self._guidance = Guidance()
+        self._parameters = [*self._policy.parameters(), *self._guidance.parameters()]
+        self._average = [parameter.detach().clone() for parameter in self._policy.parameters()]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        )
+        self._recipe, self._out, self._rank = recipe, out, rank
+        self._step = 0
+        self._checkpoint = out / "checkpoint.pt"
+        if self._checkpoint.is_file():
+            saved = torch.load(self._checkpoint, weights_only=True)
+            if saved["recipe"] == _identity(recipe):
+                self._policy.load_state_dict(saved["policy"])
+                self._guidance.load_state_dict(saved["guidance"])
+                self._optimizer.load_state_dict(saved["optimizer"])
+                self._average = saved["average"]
+                self._step = saved["step"]
+
+    def go(self, report: Callable[[Progress], None] | None) -> None:
+        recipe, total = self._recipe, self._recipe.vision_steps + self._recipe.steps
+        start = since = time.monotonic()
+        sums: dict[str, float] = {}
+        while self._step < total:
+            generator = torch.Generator().manual_seed(hash((recipe.seed, self._rank, self._step)) % 2**63)
+            rows = torch.randint(len(self._frames.training), (recipe.batch // recipe.processes,), generator=generator)
+            batch = self._frames.batch(self._frames.training[rows], generator)
+            losses, _ = _losses(
+                self._policy, self._guidance, batch, generator, vision_only=self._step < recipe.vision_steps
+            )
+            self._update(torch.stack(list(losses.values())).sum())
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.item()
+            self._step += 1
+            if self._step % 50 == 0 and report is not None:
+                now = time.monotonic()
+                means = {name: value / 50 for name, value in sums.items()}
+                progress = Progress(
+                    self._step, total, means, *self._held_out_error(), 50 * recipe.batch / (now - since), now - start
+                )
+                with (self._out / "log.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(asdict(progress)) + "\n")
+                report(progress)
+                sums, since = {}, time.monotonic()
+            if self._rank == 0 and (self._step % CHECKPOINT_EVERY == 0 or self._step == total):
+                self._save()
+
+    def _update(self, loss: Tensor) -> None:
+        """One AdamW step on the mean gradient of all processes: linear warm-up, then a cosine per stage."""
+        recipe = self._recipe
+        vision = self._step < recipe.vision_steps
+        done, length = (self._step, recipe.vision_steps) if vision else (self._step - recipe.vision_steps, recipe.steps)
+        rate = recipe.learning_rate * min(1.0, (done + 1) / 50) * (0.5 + 0.5 * math.cos(math.pi * done / length))
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        loss.backward()
+        used = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in used])
+        distributed.all_reduce(flat)
+        flat /= recipe.processes
+        flat *= min(1.0, 1.0 / (flat.norm().item() + 1e-6))
+        for gradient, part in zip(used, flat.split([gradient.numel() for gradient in used]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        self._optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, list(self._policy.parameters()), 1 - EMA)
+
+    @torch.no_grad()
+    def _held_out_error(self) -> tuple[float, float]:
+        rows = self._frames.held_out[:: max(1, len(self._frames.held_out) // 128)]
+        batch = self._frames.batch(rows, None)
+        _, error = _losses(
+            self._policy,
+            self._guidance,
+            batch,
+            torch.Generator().manual_seed(0),
+            vision_only=self._step <= self._recipe.vision_steps,
+        )
+        return float(error[0]), float(error[1])
+
+    def _save(self) -> None:
+        """Checkpoint, and the averaged policy as a bundle that the robot can already load."""
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(
+            {
+                "recipe": _identity(self._recipe),
+                "policy": self._policy.state_dict(),
+                "guidance": self._guidance.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "average": self._average,
+                "step": self._step,
+            },
+            partial,
+        )
+        partial.rename(self._checkpoint)
+        names = [name for name, _ in self._policy.named_parameters()]
+        state = self._policy.state_dict() | dict(zip(names, self._average, strict=True))
+        self._policy.save_pretrained(self._out, state_dict={name: value.half() for name, value in state.items()})
+        self._tokenizer.save_pretrained(self._out)
+        self._manifest.save(self._out)
+
+
+def _identity(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe))
