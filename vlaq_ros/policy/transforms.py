@@ -12,8 +12,8 @@ from vlaq_ros.datatypes import FloatArray, ImageArray
 def pixel_values(image: ImageArray, size_px: int) -> torch.Tensor:
     """Do what transformers' `PI0ImageProcessor` does, without torchvision.
 
-    The image is scaled to fit a square (bicubic, with antialiasing, in 8 bits), filled up with black at the right or at
-    the bottom, and its range [0, 255] becomes [-1, 1]. An image of that size already keeps its pixels.
+    The image is scaled to fit a square (bicubic, with antialiasing, in 8 bits), its range [0, 255] becomes [-1, 1], and
+    what is missing of the square at the right or the bottom is 0, a grey. An image of that size keeps its pixels.
 
     Args:
         image: [H, W, 3] RGB.
@@ -28,8 +28,7 @@ def pixel_values(image: ImageArray, size_px: int) -> torch.Tensor:
     fitted = (int(height * scale), int(width * scale))
     if fitted != (height, width):
         pixels = interpolate(pixels, fitted, mode="bicubic", antialias=True)
-    pixels = pad(pixels, (0, size_px - fitted[1], 0, size_px - fitted[0]))
-    return (pixels[0].float() - 127.5) / 127.5
+    return pad((pixels[0].float() - 127.5) / 127.5, (0, size_px - fitted[1], 0, size_px - fitted[0]))
 
 
 def normalize(values: FloatArray, mean: FloatArray, std: FloatArray) -> FloatArray:
