@@ -22,7 +22,7 @@ from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
 
 STEP_S = 0.05
 CHUNK_STEPS = 16
-FRAME_STEPS = 2  # a frame every 0.1 s
+FRAME_STEPS = 4  # a frame every 0.2 s: more layouts teach more than more frames of one
 TIME_LIMIT_STEPS = 240
 SETTLE_STEPS = 6  # recorded after success, so that the policy learns to stay
 _STEP_NS = round(STEP_S * 1e9)
@@ -59,7 +59,7 @@ def demonstrate(seed: int, instruction: str) -> Demonstration | None:
     settling = 0
     for step in range(TIME_LIMIT_STEPS):
         joints.append(robot.joint_state()[0])
-        if step % FRAME_STEPS == 0:
+        if step % FRAME_STEPS == seed % FRAME_STEPS:
             frames.append(_frame(robot, kinematics, seed))
         if step >= replan_at:
             delay = int(rng.integers(0, 4))
@@ -91,10 +91,11 @@ def _frame(robot: SimRobot, kinematics: Kinematics, seed: int) -> dict[str, obje
     chunk = ActionChunk(0, STEP_S, ActionSpace.END_EFFECTOR, expert.plan(scene, CHUNK_STEPS, STEP_S))
     targets = kinematics.joint_targets(chunk, state)
     targets[:, :-1] -= state[:-1]
+    images = scene.images()
     tool, _ = scene.tool_pose()
     objects = [*(scene.cube_position(colour) for colour in COLOURS), scene.bin_position()]
     return {
-        "images": np.stack([scene.images()[camera] for camera in CAMERAS]),
+        "images": np.stack([images[camera] for camera in CAMERAS]),
         "state": state,
         "joint": targets,
         "end_effector": chunk.actions,

@@ -1,0 +1,66 @@
+"""Train the embedded policy on scripted demonstrations, all from seeds; leaves a model directory.
+
+An interrupted run goes on where its last checkpoint was: give the same command again.
+
+Examples:
+  vlaq train --out out/policy
+  vlaq train --out out/short --episodes 200 --steps 600 --action-space end_effector
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vlaq_ros.cli.arguments import whole_number
+
+ACTION_SPACES = ("joint", "end_effector")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--out", type=Path, required=True, help="model directory to write, with log.jsonl beside it")
+    parser.add_argument(
+        "--demos", type=Path, default=Path("out/demonstrations"), help="demonstrations, recorded where they are missing"
+    )
+    parser.add_argument("--episodes", type=whole_number(1, 100_000), default=1200, help="demonstrations (1200)")
+    parser.add_argument("--action-space", choices=ACTION_SPACES, default="joint", help="of the chunks (joint)")
+    parser.add_argument("--vision-steps", type=whole_number(1, 10**6), default=300, help="the vision tower alone (300)")
+    parser.add_argument("--steps", type=whole_number(1, 10**6), default=2600, help="of the whole policy (2600)")
+    parser.add_argument("--processes", type=whole_number(1, 64), default=2, help="of one thread each (2)")
+    parser.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="of initialisation and batches (0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Record what is missing, then train."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from vlaq_ros.datatypes import ActionSpace
+    from vlaq_ros.sim import demonstrations, training
+
+    recipe = training.Recipe(
+        action_space=ActionSpace(arguments.action_space),
+        episodes=arguments.episodes,
+        vision_steps=arguments.vision_steps,
+        steps=arguments.steps,
+        processes=arguments.processes,
+        seed=arguments.seed,
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}")) as bar:
+        recording = bar.add_task("demonstrations", total=arguments.episodes, note="")
+        kept = 0
+        for asked, successful in demonstrations.generate(
+            arguments.demos, arguments.episodes, seed=0, processes=arguments.processes
+        ):
+            kept += successful
+            bar.update(recording, advance=asked, note=f"{kept} successful")
+        task = bar.add_task("training", total=recipe.vision_steps + recipe.steps, note="")
+
+        def report(progress: training.Progress) -> None:
+            note = f"object {progress.object_error_m * 100:.1f} cm, {progress.frames_per_s:.0f} frames/s"
+            bar.update(task, completed=progress.step, note=note)
+
+        training.train(arguments.demos, arguments.out, recipe, report)
+    print(f"{arguments.out}: trained on {kept} demonstrations; try: vlaq rollout --model {arguments.out} --precision full")
+    return 0
