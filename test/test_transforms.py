@@ -39,7 +39,9 @@ def picture(height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_transformers(shape: tuple[int, int]) -> None:
-    pytest.importorskip("torchvision", reason="transformers' PI0ImageProcessor needs torchvision, this package does not")
+    pytest.importorskip(
+        "torchvision", reason="transformers' PI0ImageProcessor needs torchvision, this package does not"
+    )
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = PI0ImageProcessor(**SETTINGS)([image], return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(pixel_values(image, SIZE_PX), expected, rtol=0, atol=1e-6)

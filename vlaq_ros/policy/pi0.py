@@ -56,10 +56,16 @@ def load(directory: Path) -> PI0ForConditionalGeneration:
     except Exception as error:
         raise CorruptModelError(weights, " ".join(str(error).split())) from None
     network: PI0ForConditionalGeneration = loaded[0]
-    found: dict[str, Iterable[object]] = loaded[1]
-    for what in ("missing", "unexpected", "mismatched"):
-        if keys := sorted(map(str, found[f"{what}_keys"])):
-            raise CorruptModelError(weights, f"{len(keys)} {what} against {CONFIG_FILE}, the first is {keys[0]}")
+    found: dict[str, Any] = loaded[1]
+    for what, names in (
+        ("missing", found["missing_keys"]),
+        ("unexpected", found["unexpected_keys"]),
+        ("of another shape", [name for name, _, _ in found["mismatched_keys"]]),
+    ):
+        if names:
+            raise CorruptModelError(
+                weights, f"for {CONFIG_FILE}, {len(names)} tensors are {what}, such as {min(names)}"
+            )
     for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             raise CorruptModelError(weights, f"{name} holds a value that is not finite")
@@ -101,12 +107,13 @@ def is_quantized(name: str) -> bool:
 
 
 class Prefix:
-    """The one method of transformers' cache that a layer calls: its first keys and values stay, later ones pass by."""
+    """The VLM's keys and values, in the shape of transformers' cache as far as a layer calls it."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep what a layer gives first; give what it has later behind that, without keeping it."""
         if layer not in self.layers:
             self.layers[layer] = (key, value)
             return key, value
