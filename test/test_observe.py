@@ -71,7 +71,7 @@ def test_an_observation_holds_what_was_pushed() -> None:
 
 def test_every_missing_input_is_named() -> None:
     assert reasons(observer()) == (
-        "instruction: none received",
+        "instruction: none given",
         "camera front: no image received",
         "camera wrist: no image received",
         "joint states: none received",
@@ -200,7 +200,10 @@ def test_only_another_instruction_starts_an_epoch() -> None:
     watching.push_instruction("pick up the red cube")
     assert watching.epoch == epoch
     watching.push_instruction("pick up the blue cube")
-    assert watching.epoch == epoch + 1
+    assert (watching.epoch, watching.instruction) == (epoch + 1, "pick up the blue cube")
+    watching.push_instruction("")
+    assert watching.epoch == epoch + 2
+    assert reasons(watching) == ("instruction: none given",)
 
 
 def test_ages() -> None:

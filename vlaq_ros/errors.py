@@ -82,6 +82,16 @@ class RobotDescriptionError(VlaqError):
         )
 
 
+class NoDescriptionError(VlaqError):
+    """The robot did not say what it looks like."""
+
+    def __init__(self, topic: str, waited_s: float) -> None:
+        super().__init__(
+            f"no robot description came on {topic} for {waited_s:.1f} s; expected a URDF as a latched std_msgs/String; "
+            "start the robot, or correct description_topic in the robot's YAML file"
+        )
+
+
 class FrameNameError(VlaqError):
     """A frame that the robot file names does not exist on the robot."""
 

@@ -82,6 +82,7 @@ class Observer:
         max_camera_skew_s: float,
         max_joint_age_s: float,
     ) -> None:
+        self.cameras = tuple(cameras)
         self.joint_names = joint_names
         self._max_image_age_s = max_image_age_s
         self._max_camera_skew_s = max_camera_skew_s
@@ -99,13 +100,19 @@ class Observer:
         with self._lock:
             return self._epoch
 
+    @property
+    def instruction(self) -> str:
+        """What the robot is asked to do; empty where it is asked for nothing."""
+        with self._lock:
+            return self._instruction
+
     def push_image(self, camera: str, message: Any) -> None:
         """Keep a sensor_msgs/Image as the newest of its camera."""
         with self._lock:
             self._images[camera] = message
 
     def push_instruction(self, instruction: str) -> None:
-        """Set what the robot is asked to do; repeating the sentence changes nothing."""
+        """Set what the robot is asked to do, empty for nothing; repeating the sentence changes nothing."""
         with self._lock:
             if instruction != self._instruction:
                 self._instruction = instruction
@@ -161,7 +168,7 @@ class Observer:
                 round((self._max_image_age_s + self._max_joint_age_s) * 1e9)
             )
         stamps_ns = {name: messages.stamp_ns(image.header.stamp) for name, image in images.items() if image}
-        reasons = [] if instruction else ["instruction: none received"]
+        reasons = [] if instruction else ["instruction: none given"]
         reasons += [f"camera {name}: no image received" for name in images if name not in stamps_ns]
         reasons += self._image_reasons(stamps_ns, now_ns)
         reasons += self._joint_reasons(joint_stamps_ns, refusal, now_ns)

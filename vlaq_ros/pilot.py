@@ -36,7 +36,7 @@ from vlaq_ros.errors import UnknownPrecisionError
 class Pilot:
     """Flies one arm with one policy.
 
-    `step` may run in another thread than `watch` and `due`, as long as only one `step` runs at a time.
+    One `step` at a time may run in another thread than everything else.
 
     Args:
         policy: answers observations with chunks.
@@ -120,11 +120,10 @@ class Pilot:
 
     def due(self, now_ns: int) -> bool:
         """Whether to take a step: nothing runs, a finer precision is asked for, or the last observation is old."""
-        if self._command is None:
+        command = self._command
+        if command is None or self._controller.finer(self.decision.precision, command.decision.precision):
             return True
-        if self._controller.finer(self.decision.precision, self._command.decision.precision):
-            return True
-        age_ns = now_ns - self._command.observation_stamp_ns
+        age_ns = now_ns - command.observation_stamp_ns
         return not 0 <= age_ns < self._config.replan_period_s * 1e9
 
     def step(self, observation: Observation, clock: Callable[[], int]) -> Command:
@@ -167,9 +166,9 @@ class Pilot:
             blend_s=self._config.blend_s,
         )
         trajectory, clipped = enforce(joined, running, self._limits)
-        self._command = Command(trajectory, decision, observation.stamp_ns, inference_s, clipped)
         self._measure_upswitch(decision, now_ns)
-        return self._command
+        self._command = command = Command(trajectory, decision, observation.stamp_ns, inference_s, clipped)
+        return command
 
     def hold(self, window: JointWindow, now_ns: int) -> Trajectory:
         """Brake from what is commanded and stay there; what was commanded is forgotten.
@@ -193,9 +192,10 @@ class Pilot:
         gripper is not asked: an object keeps it from its target.
         """
         standing = at_rest(self._kinematics.joint_names, positions, stamp_ns)
-        if self._command is None:
+        command = self._command
+        if command is None:
             return standing
-        last = self._command.trajectory
+        last = command.trajectory
         elapsed_ns = stamp_ns - last.stamp_ns
         if 0 <= elapsed_ns < last.times_ns[0]:  # measured before that command took effect
             return last

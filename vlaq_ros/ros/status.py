@@ -1,0 +1,62 @@
+"""What the pilot says of itself: plain scalars that plot well, below the node's own name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Float64, String
+
+from vlaq_ros.datatypes import Command, Decision, Motion
+from vlaq_ros.observe import JOINT_STATES
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+_OF_MOTION = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms")  # every monitor period
+_OF_COMMAND = ("precision_index", "inference_ms", "upswitch_ms")  # with every command, after its precision
+_OF_MODEL = ("bytes_over_bf16/linears", "bytes_over_bf16/all")  # once, latched
+
+
+class Status:
+    """Publishes; it creates its topics on `node`, under `~/`."""
+
+    def __init__(self, node: Node) -> None:
+        self._precision = node.create_publisher(String, "~/precision", LATCHED)
+        self._scalars = {
+            name: node.create_publisher(Float64, f"~/{name}", LATCHED if name in _OF_MODEL else 10)
+            for name in (*_OF_MOTION, *_OF_COMMAND, *_OF_MODEL)
+        }
+        self._precisions: tuple[str, ...] = ()
+
+    def say_model(self, precisions: tuple[str, ...], bytes_over_bf16: Mapping[str, float]) -> None:
+        """Publish the bytes that a model takes; its precisions, finest first, are those of the commands to come."""
+        self._precisions = precisions
+        for name, share in bytes_over_bf16.items():
+            self._say(f"bytes_over_bf16/{name}", share)
+
+    def say_motion(self, decision: Decision, motion: Motion | None, ages_s: Mapping[str, float]) -> None:
+        """Publish how the arm moves and how old the inputs are; nan where that is unknown."""
+        image_ages_s = [age_s for name, age_s in ages_s.items() if name != JOINT_STATES]
+        self._say("sensitivity", decision.sensitivity)
+        self._say("motion_fineness", motion.motion_fineness if motion else np.nan)
+        self._say("angular_jerk", motion.angular_jerk if motion else np.nan)
+        self._say("image_age_ms", 1e3 * float(np.max(image_ages_s)))
+        self._say("joint_age_ms", 1e3 * ages_s[JOINT_STATES])
+
+    def say_command(self, command: Command, upswitch_s: float | None) -> None:
+        """Publish what a command was computed at, and how long that took.
+
+        Args:
+            command: that has just been sent.
+            upswitch_s: from the decision for a finer precision to this command, where it is the answer.
+        """
+        self._precision.publish(String(data=command.decision.precision))
+        self._say("precision_index", self._precisions.index(command.decision.precision))
+        self._say("inference_ms", 1e3 * command.inference_s)
+        if upswitch_s is not None:
+            self._say("upswitch_ms", 1e3 * upswitch_s)
+
+    def _say(self, name: str, value: float) -> None:
+        self._scalars[name].publish(Float64(data=float(value)))
