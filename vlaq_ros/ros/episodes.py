@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -21,7 +21,7 @@ from vlaq_ros.evaluate.referee import TIME_LIMIT_S, Referee
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 READY_TIMEOUT_S = 90.0  # to load a policy on a busy machine
-RESET_TIMEOUT_S = 15.0
+ANSWER_TIMEOUT_S = 20.0
 LOST_AFTER_S = 2.0  # a call without an answer is repeated
 SETTLE_S = 0.7  # after a reset, until no window of the kinematic monitor holds the jump of the arm
 
@@ -29,10 +29,10 @@ SETTLE_S = 0.7  # after a reset, until no window of the kinematic monitor holds 
 class NoAnswerError(VlaqError):
     """A node did not do what it was asked for."""
 
-    def __init__(self, expected: str, waited_s: float, answer: object) -> None:
+    def __init__(self, service: str, expected: str, got: str, waited_s: float) -> None:
         super().__init__(
-            f"waited {waited_s:.0f} s for {expected}, and got: {answer}; see that sim_robot and pilot run, and read "
-            "their output"
+            f"service {service} answered {got!r} for {waited_s:.0f} s, expected {expected!r}; see that the nodes run, "
+            "and read their output"
         )
 
 
@@ -62,6 +62,7 @@ class EpisodeClient:
         self._seed = node.create_publisher(Int64, recording.SEED, LATCHED)
         self._task = node.create_publisher(String, "/sim_robot/instruction", LATCHED)
         self._reset: Client[Any, Any] = node.create_client(Trigger, "/sim_robot/reset")
+        self._change: Client[Any, Any] = node.create_client(ChangeState, "/pilot/change_state")
         self._state: Client[Any, Any] = node.create_client(GetState, "/pilot/get_state")
         for topic, message_class, name, qos in (
             (recording.SUCCESS, Bool, "success", LATCHED),
@@ -77,36 +78,43 @@ class EpisodeClient:
         Raises:
             NoAnswerError: it is not in time.
         """
-
-        def active(answer: GetState.Response) -> bool:
-            return bool(answer.current_state.id == State.PRIMARY_STATE_ACTIVE)
-
-        self._ask(self._state, GetState.Request(), active, "pilot to be active", READY_TIMEOUT_S)
+        self._await_state("active", READY_TIMEOUT_S)
 
     def run(self, seed: int, instruction: str, limit_s: float = TIME_LIMIT_S) -> bool:
         """Run one episode and return whether it succeeded.
 
+        The pilot is inactive while the robot is reset, or its hold of the old pose could reach the robot afterwards.
+
         Raises:
-            NoAnswerError: `sim_robot` did not reset to it in time.
+            NoAnswerError: a node did not follow in time.
         """
-        self._tell("")  # the arm comes to rest and waits
-        self._seed.publish(Int64(data=seed))
-        self._task.publish(String(data=instruction))
-        episode = f"{seed}: {instruction}"
-
-        def reset(answer: Trigger.Response) -> bool:
-            return bool(answer.message == episode)  # another one was answered before our messages came
-
-        self._ask(self._reset, Trigger.Request(), reset, f"sim_robot to reset to {episode!r}", RESET_TIMEOUT_S)
+        self._bring(Transition.TRANSITION_DEACTIVATE, "inactive")
+        self._reset_to(seed, instruction)
         settled_s = time.monotonic() + SETTLE_S
         while time.monotonic() < settled_s:
             self._tick()
+        self._bring(Transition.TRANSITION_ACTIVATE, "active")
         self._tell(instruction)
         referee = Referee(time.monotonic_ns(), limit_s)
         while not referee.over(self.status.success, time.monotonic_ns()):
             self._tick()
         self._tell("")
         return self.status.success
+
+    def _reset_to(self, seed: int, instruction: str) -> None:
+        self._seed.publish(Int64(data=seed))
+        self._task.publish(String(data=instruction))
+        # An answer that names another episode was given before the messages above came.
+        episode = f"{seed}: {instruction}"
+        self._ask(self._reset, Trigger.Request(), lambda answer: str(answer.message), episode)
+
+    def _bring(self, transition: int, state: str) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        self._ask(self._change, request, lambda _: "anything", "anything")
+        self._await_state(state, ANSWER_TIMEOUT_S)
+
+    def _await_state(self, state: str, limit_s: float) -> None:
+        self._ask(self._state, GetState.Request(), lambda answer: str(answer.current_state.label), state, limit_s)
 
     def _tell(self, instruction: str) -> None:
         self.status.instruction = instruction
@@ -116,11 +124,16 @@ class EpisodeClient:
         return lambda message: setattr(self.status, name, message.data)
 
     def _ask(
-        self, client: Client[Any, Any], request: Any, accepted: Callable[[Any], bool], expected: str, limit_s: float
+        self,
+        client: Client[Any, Any],
+        request: Any,
+        read: Callable[[Any], str],
+        expected: str,
+        limit_s: float = ANSWER_TIMEOUT_S,
     ) -> None:
-        """Call a service until its answer is accepted; again and again, as a node that dies leaves calls unanswered."""
+        """Call a service until it answers as expected; again and again, as a node that dies leaves calls unanswered."""
         deadline_s = time.monotonic() + limit_s
-        answer: object = "no answer"
+        got = "nothing"
         while time.monotonic() < deadline_s:
             future = client.call_async(request)
             lost_s = time.monotonic() + LOST_AFTER_S
@@ -129,7 +142,7 @@ class EpisodeClient:
             if not future.done():
                 client.remove_pending_request(future)
                 continue
-            answer = future.result()
-            if accepted(answer):
+            got = read(future.result())
+            if got == expected:
                 return
-        raise NoAnswerError(expected, limit_s, answer)
+        raise NoAnswerError(client.service_name, expected, got, limit_s)
