@@ -1,0 +1,467 @@
+"""Node `pilot` over DDS, against a robot in the test's process: what it commands, says, refuses and withstands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64, Header, String
+from trajectory_msgs.msg import JointTrajectory
+
+from vlaq_ros import messages
+from vlaq_ros.config import PilotConfig
+from vlaq_ros.control.interpolation import sample
+from vlaq_ros.datatypes import Trajectory
+from vlaq_ros.errors import NoDescriptionError, VlaqError
+from vlaq_ros.ros import parameters, pilot_node
+from vlaq_ros.ros.pilot_node import PilotNode
+from vlaq_ros.ros.status import LATCHED
+from vlaq_ros.sim import panda
+
+DOMAIN_ID = 101 + os.getpid() % 100
+PATIENCE_S = 90.0  # a busy machine needs half a minute to import a policy, and seconds to discover
+HOME = np.array([*panda.HOME_RAD, 0.04])
+TASK = "pick up the red cube"
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class Robot(Node):
+    """An ideal robot: it is where it is told to be. Its cameras and joint states can be switched off."""
+
+    def __init__(self, urdf: str) -> None:
+        super().__init__("robot")
+        self.cameras_on = {"front": True, "wrist": True}
+        self.joints_on = True
+        self.commands: list[Trajectory] = []
+        self.diagnostics: dict[str, DiagnosticStatus] = {}
+        self._images = {
+            name: self.create_publisher(Image, f"camera/{name}/image_raw", qos_profile_sensor_data)
+            for name in self.cameras_on
+        }
+        self._joint_states = self.create_publisher(JointState, "joint_states", 10)
+        self._description = self.create_publisher(String, "robot_description", LATCHED)
+        self.describe(urdf)
+        self.instruction = self.create_publisher(String, "instruction", LATCHED)
+        self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._follow, 10)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
+        self.precisions = self.listen(String, "precision", LATCHED)
+        self.create_timer(0.01, self._tell_joints)
+        self.create_timer(0.05, self._show)
+
+    def listen(self, kind: type, name: str, qos: Any = 10) -> list[Any]:
+        """Keep what the pilot says on one of its topics."""
+        heard: list[Any] = []
+        self.create_subscription(kind, f"/pilot/{name}", lambda message: heard.append(message.data), qos)
+        return heard
+
+    def describe(self, urdf: str) -> None:
+        if urdf:
+            self._description.publish(String(data=urdf))
+
+    def say(self, instruction: str) -> None:
+        self.instruction.publish(String(data=instruction))
+
+    def _follow(self, message: JointTrajectory) -> None:
+        self.commands.append(messages.trajectory(message))
+
+    def _diagnose(self, message: DiagnosticArray) -> None:
+        self.diagnostics = {status.name: status for status in message.status}
+
+    def _header(self) -> Header:
+        return Header(stamp=self.get_clock().now().to_msg())
+
+    def _tell_joints(self) -> None:
+        if self.joints_on:
+            header = self._header()
+            now_ns = messages.stamp_ns(header.stamp)
+            positions = sample(self.commands[-1], now_ns)[0] if self.commands else HOME
+            self._joint_states.publish(JointState(header=header, name=panda.JOINT_NAMES, position=positions.tolist()))
+
+    def _show(self) -> None:
+        data = array("B", bytes(96 * 96 * 3))
+        for name, on in self.cameras_on.items():
+            if on:
+                image = Image(header=self._header(), height=96, width=96, encoding="rgb8", step=288, data=data)
+                self._images[name].publish(image)
+
+
+class Bench:
+    """A robot and a pilot in one process, spun by one thread."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.robot = robot
+        self.stop = threading.Event()
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(robot)
+        self._pilots: list[PilotNode] = []
+
+    def pilot(self) -> PilotNode:
+        node = PilotNode(self.stop)
+        self._executor.add_node(node)
+        self._pilots.append(node)
+        return node
+
+    def flying(self, instruction: str = TASK) -> PilotNode:
+        """A pilot that has commanded the robot already."""
+        node = self.pilot()
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+        self.robot.say(instruction)
+        self.wait(lambda: self.robot.commands, "the first command")
+        return node
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}; {self.robot.diagnostics}"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def spin(self, duration_s: float) -> None:
+        """Let time pass, to see that nothing happens."""
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def wait_for_health(self, component: str, level: bytes, text: str) -> DiagnosticStatus:
+        def said() -> bool:
+            status = self.robot.diagnostics.get(f"pilot: {component}")
+            return status is not None and status.level == level and text in status.message
+
+        self.wait(said, f"{component} says {text!r}")
+        return self.robot.diagnostics[f"pilot: {component}"]
+
+    def close(self) -> None:
+        for node in self._pilots:
+            node.close()
+            node.destroy_node()
+        self._executor.shutdown()
+        self.robot.destroy_node()
+
+
+@pytest.fixture
+def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Initialises ROS with the given parameters of the pilot."""
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+
+    def start(**given: object) -> None:
+        words = [word for name, value in given.items() for word in ("-p", f"{name}:={json.dumps(value)}")]
+        rclpy.init(args=["--ros-args", *words], domain_id=DOMAIN_ID)
+
+    yield start
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def bench(ros: Callable[..., None], tiny_bundle: Path) -> Iterator[Bench]:
+    ros(model=str(tiny_bundle), replan_period_s=0.2)
+    made = Bench(Robot(panda.urdf()))
+    yield made
+    made.close()
+
+
+def robot_file(folder: Path, **changes: Any) -> str:
+    values = yaml.safe_load(Path(pilot_node.resolve("sim_panda", "config/robots", ".yaml")).read_text()) | changes
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+def at_rest_at_the_end(trajectory: Trajectory) -> bool:
+    return trajectory.velocities is not None and not trajectory.velocities[-1].any()
+
+
+def test_a_command_is_a_whole_chunk_that_ends_at_rest(bench: Bench) -> None:
+    bench.flying()
+    bench.wait(lambda: len(bench.robot.commands) >= 3, "three commands")
+    for command in bench.robot.commands:
+        assert command.joint_names == panda.JOINT_NAMES
+        assert at_rest_at_the_end(command)
+        assert np.isfinite(command.positions).all()
+        assert command.times_ns[-1] > 0.8e9, "16 steps of 50 ms and a brake"
+    stamps_ns = [command.stamp_ns for command in bench.robot.commands]
+    assert (np.diff(stamps_ns) >= 0).all(), "stamped with the observation"
+    assert 0 <= bench.robot.get_clock().now().nanoseconds - stamps_ns[-1] < 5e9
+
+
+def test_what_the_pilot_says_of_itself(bench: Bench) -> None:
+    names = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms")
+    heard = {name: bench.robot.listen(Float64, name) for name in (*names, "precision_index", "inference_ms")}
+    bench.flying()
+    bench.wait(lambda: all(np.isfinite(values).any() for values in heard.values()), "every scalar")
+    late = {name: bench.robot.listen(Float64, f"bytes_over_bf16/{name}", LATCHED) for name in ("linears", "all")}
+    bench.wait(lambda: all(late.values()), "the latched bytes")
+    assert bench.robot.precisions[0] == "fine", "the first look is the finest"
+    assert heard["precision_index"][0] == 0
+    assert min(heard["inference_ms"]) > 0
+    assert 0 < late["linears"][0] < late["all"][0]
+    assert min(filter(np.isfinite, heard["sensitivity"])) >= 0
+    policy = bench.wait_for_health("policy", DiagnosticStatus.OK, ": S = ")
+    assert policy.message.startswith(("fine", "coarse"))
+    assert bench.wait_for_health("state", DiagnosticStatus.OK, "active")
+    for component in ("cameras", "joint states", "instruction"):
+        bench.wait_for_health(component, DiagnosticStatus.OK, "fresh")
+
+
+def test_a_camera_that_stops_stops_commands_until_it_is_back(bench: Bench) -> None:
+    bench.flying()
+    bench.robot.cameras_on["wrist"] = False
+    status = bench.wait_for_health("cameras", DiagnosticStatus.WARN, " s old, allowed 0.30 s")
+    assert status.message.startswith("camera wrist: ")
+    assert "camera front" not in status.message
+    count = len(bench.robot.commands)
+    bench.spin(1.0)
+    assert len(bench.robot.commands) == count
+    bench.robot.cameras_on["wrist"] = True
+    bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
+    bench.wait_for_health("cameras", DiagnosticStatus.OK, "fresh")
+
+
+def test_joint_states_that_stop_stop_commands_and_ask_for_the_finest(bench: Bench) -> None:
+    sensitivity = bench.robot.listen(Float64, "sensitivity")
+    bench.flying()
+    bench.wait(lambda: np.isfinite(sensitivity[-1:]).all() and sensitivity, "a known motion")
+    bench.robot.joints_on = False
+    status = bench.wait_for_health("joint states", DiagnosticStatus.WARN, " s old, allowed 0.20 s")
+    assert status.message.startswith("joint states: ")
+    assert np.isnan(sensitivity[-1])
+    count = len(bench.robot.commands)
+    bench.spin(1.0)
+    assert len(bench.robot.commands) == count
+    bench.robot.joints_on = True
+    bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
+
+
+def test_an_instruction_that_no_task_knows_holds_the_arm(bench: Bench) -> None:
+    bench.flying()
+    bench.robot.say("dance")
+    status = bench.wait_for_health("policy", DiagnosticStatus.ERROR, "no task knows the instruction 'dance'; ")
+    assert "pick up the red cube; pick up the green cube" in status.message
+    hold = bench.robot.commands[-1]
+    assert hold.times_ns[-1] < 0.8e9, "a brake, not a chunk"
+    assert at_rest_at_the_end(hold)
+    count = len(bench.robot.commands)
+    bench.spin(1.0)
+    assert len(bench.robot.commands) == count, "held once"
+    bench.robot.say("put the blue cube in the bin")
+    bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
+    bench.wait_for_health("policy", DiagnosticStatus.OK, "")
+
+
+def test_deactivating_holds_and_activating_goes_on(bench: Bench) -> None:
+    node = bench.flying()
+    assert node.trigger_deactivate() == SUCCESS
+    bench.spin(1.0)
+    hold = bench.robot.commands[-1]
+    assert hold.times_ns[-1] < 0.8e9
+    count = len(bench.robot.commands)
+    bench.spin(1.0)
+    assert len(bench.robot.commands) == count
+    bench.wait_for_health("state", DiagnosticStatus.OK, "inactive")
+    assert node.trigger_activate() == SUCCESS
+    bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
+
+
+def test_cleaning_up_frees_and_configuring_works_again(bench: Bench) -> None:
+    node = bench.flying()
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_cleanup() == SUCCESS
+    assert not [info for info in node.subscriptions if "image_raw" in info.topic_name]
+    bench.wait_for_health("state", DiagnosticStatus.OK, "unconfigured")
+    count = len(bench.robot.commands)
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
+
+
+def test_precision_is_a_live_parameter(bench: Bench) -> None:
+    node = bench.flying()
+    precision = bench.robot.precisions
+    for name in ("coarse", "fine"):
+        [result] = node.set_parameters([Parameter("precision", value=name)])
+        assert result.successful
+        precision.clear()
+        bench.wait(lambda expected=name: precision[-3:] == [expected] * 3, f"{name} alone")
+    [refused] = node.set_parameters([Parameter("precision", value="medium")])
+    assert refused.reason == "unknown precision 'medium'; this policy has: auto, fine, coarse"
+    assert node.get_parameter("precision").value == "fine"
+    [fixed] = node.set_parameters([Parameter("dwell_s", value=1.0)])
+    assert not fixed.successful
+
+
+def test_parameters_describe_themselves(bench: Bench) -> None:
+    node = bench.pilot()
+    dwell = node.describe_parameter("dwell_s")
+    assert dwell.read_only
+    assert dwell.description == "A coarser precision must be asked for this long before it is taken. [s]"
+    assert (dwell.floating_point_range[0].from_value, dwell.floating_point_range[0].to_value) == (0.0, 5.0)
+    assert not node.describe_parameter("precision").read_only
+    threads = node.describe_parameter("threads").integer_range[0]
+    assert (threads.from_value, threads.to_value, threads.step) == (1, 64, 1)
+    assert node.describe_parameter("image_reliability").additional_constraints == "one of best_effort, reliable"
+
+
+def test_the_shipped_parameter_file_loads_through_rcl(ros: Callable[..., None]) -> None:
+    path = pilot_node.resolve("pilot", "config", ".yaml")
+    rclpy.init(args=["--ros-args", "--params-file", str(path)], domain_id=DOMAIN_ID)
+    node = Node("pilot")
+    assert parameters.declare(node, PilotConfig) == PilotConfig()
+    node.destroy_node()
+
+
+def configured(bench: Bench) -> VlaqError:
+    """Configure a pilot that cannot be, and give the reason."""
+    node = bench.pilot()
+    assert node.trigger_configure() == FAILURE
+    assert node.fault is not None
+    assert node.trigger_activate() != SUCCESS
+    return node.fault
+
+
+def corrupt(bundle: Path, folder: Path) -> str:
+    copy = folder / "corrupt"
+    shutil.copytree(bundle, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    return str(copy)
+
+
+@pytest.mark.parametrize("case", ["missing", "corrupt", "precision", "robot joints", "cameras", "urdf joints", "frame"])
+def test_what_refuses_to_configure(ros: Callable[..., None], tiny_bundle: Path, tmp_path: Path, case: str) -> None:
+    given: dict[str, object] = {"model": str(tiny_bundle), "description_timeout_s": PATIENCE_S}
+    urdf = panda.urdf()
+    if case == "missing":
+        given["model"] = str(tmp_path)
+        text = f"model directory '{tmp_path}' has no manifest.json; "
+    elif case == "corrupt":
+        given["model"] = corrupt(tiny_bundle, tmp_path)
+        text = f"model file '{given['model']}/model.safetensors' cannot be used: "
+    elif case == "precision":
+        given["precision"] = "medium"
+        text = "unknown precision 'medium'; this policy has: auto, fine, coarse"
+    elif case == "robot joints":
+        names = [f"arm{i}" for i in range(1, 8)]
+        limits = dict.fromkeys([*names, "panda_finger_joint1"], 1.0)
+        given["robot"] = robot_file(tmp_path, arm_joints=names, acceleration_limits=limits)
+        text = "the robot file has no joint named panda_joint1, "
+    elif case == "cameras":
+        given["robot"] = robot_file(tmp_path, cameras={"side": "image"})
+        text = "the observation has no camera named front, wrist; it has: side; "
+    elif case == "urdf joints":
+        urdf = urdf.replace("panda_joint3", "elbow")
+        text = "the robot description has no joint named panda_joint3; it has: panda_joint1, "
+    else:
+        given["robot"] = robot_file(tmp_path, tool_frame="hook")
+        text = "the robot description has no frame named 'hook'; it has: "
+    ros(**given)
+    made = Bench(Robot(urdf))
+    try:
+        fault = configured(made)
+    finally:
+        made.close()
+    assert str(fault).startswith(text)
+    assert "\n" not in str(fault)
+
+
+def test_a_robot_that_does_not_describe_itself(ros: Callable[..., None], tiny_bundle: Path) -> None:
+    ros(model=str(tiny_bundle), description_timeout_s=0.3)
+    node = PilotNode(threading.Event())
+    assert node.trigger_configure() == FAILURE
+    assert isinstance(node.fault, NoDescriptionError)
+    assert str(node.fault).startswith("no robot description came on /robot_description for 0.3 s; ")
+    node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("replan_periods:=0.3", "pilot: unknown key 'replan_periods' in the parameters of pilot; known keys: model, "),
+        ("dwell_s:=-1.0", "pilot: dwell_s in the parameters of pilot is -1.0; expected a number from 0 to 5 s"),
+        ("threads:=two", "pilot: threads in the parameters of pilot is 'two'; expected a whole number from 1 to 64"),
+        ("robot:=/nowhere.yaml", "pilot: robot file '/nowhere.yaml' does not exist; "),
+    ],
+)
+def test_the_process_refuses_a_wrong_parameter_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, given: str, text: str
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN_ID))
+    monkeypatch.setattr(sys, "argv", ["pilot", "--ros-args", "-p", given])
+    with pytest.raises(SystemExit) as ended, handlers_restored():
+        pilot_node.main()
+    assert str(ended.value).startswith(text)
+    assert isinstance(ended.value.__context__, VlaqError)
+
+
+def test_the_process_ends_with_one_sentence_where_it_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN_ID))
+    monkeypatch.setattr(sys, "argv", ["pilot", "--ros-args", "-p", f"model:={tmp_path}", "-p", "autostart:=true"])
+    with pytest.raises(SystemExit) as ended, handlers_restored():
+        pilot_node.main()
+    assert ended.value.code == 1
+    [line] = capfd.readouterr().err.splitlines()
+    assert f"model directory '{tmp_path}' has no manifest.json; " in line
+
+
+def test_the_process_waits_for_the_robot_and_holds_it_when_it_is_terminated(
+    ros: Callable[..., None], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    ros()
+    given = {"autostart": "true", "model": tiny_bundle, "replan_period_s": 0.2, "description_timeout_s": 0.5}
+    words = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
+    command = [sys.executable, "-m", "vlaq_ros.ros.pilot_node", "--ros-args", *words]
+    environment = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN_ID), "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "log"
+    made = Bench(Robot(urdf=""))
+    with log.open("w") as output, subprocess.Popen(command, env=environment, stderr=output) as process:
+        try:
+            made.wait(
+                lambda: "no robot description came on /robot_description for 0.5 s" in log.read_text(), "it waits"
+            )
+            made.robot.describe(panda.urdf())
+            made.robot.say(TASK)
+            made.wait(lambda: len(made.robot.commands) >= 2, "two commands")
+            process.terminate()
+            made.wait(lambda: process.poll() is not None, "the process ends")
+            made.spin(0.5)
+        finally:
+            process.kill()
+            made.close()
+    assert process.returncode == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
+    hold = made.robot.commands[-1]
+    assert hold.times_ns[-1] < 0.8e9
+    assert at_rest_at_the_end(hold)
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Give the test process its signal handlers back, which main() takes."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
