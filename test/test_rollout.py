@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlaq_ros.cli.main import main
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Observation
-from vlaq_ros.errors import UnknownInstructionError, UnknownPrecisionError
-from vlaq_ros.evaluate import rollout
+from vlaq_ros.errors import UnknownInstructionError, UnknownPrecisionError, VlaqError
+from vlaq_ros.evaluate import parallel, rollout
 from vlaq_ros.evaluate.rollout import Outcome, play, summary
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.manifest import Manifest
@@ -82,13 +84,6 @@ def test_the_scripted_expert_succeeds_through_the_pilot(scripted: Expert) -> Non
     assert {name for outcome in outcomes for name in outcome.precisions} == {"fine", "coarse"}
 
 
-def test_a_lane_that_is_free_takes_the_next_episode(scripted: Expert, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "LANES", 2)
-    outcomes = run(scripted, 5, limit_s=1.0)
-    assert len(scripted.robots) == 2
-    assert sorted(outcome.seed for outcome in outcomes) == [900_000 + k for k in range(5)]
-
-
 @pytest.mark.parametrize(("latency_s", "spacing_s"), [(0.1, 0.3), (0.5, 0.5)])
 def test_one_inference_at_a_time_and_not_before_it_is_due(scripted: Expert, latency_s: float, spacing_s: float) -> None:
     run(scripted, 1, "fine", latency_s, limit_s=3.0)
@@ -149,3 +144,57 @@ def test_the_summary_counts(engine: Engine) -> None:
         "switches": 2,
         "seconds": 12.3,
     }
+
+
+def test_processes_do_not_change_the_outcomes(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "PART", 1)
+    episodes = [(900_000, "pick up the red cube"), (900_001, "put the blue cube in the bin")]
+    shared = parallel.share_out(tiny_bundle, "fine", episodes, latency_s=0.1, limit_s=1.0, jobs=2)
+    alone = [outcome for episode in episodes for outcome in parallel._play(tiny_bundle, "fine", 0.1, 1.0, [episode])]
+    assert sorted(shared, key=lambda outcome: outcome.seed) == alone
+
+
+def test_a_mistake_comes_back_from_a_process_in_its_own_words(tiny_bundle: Path) -> None:
+    wrong = parallel.share_out(tiny_bundle, "finest", [(0, "pick up the red cube")], latency_s=0.1, limit_s=1.0, jobs=1)
+    with pytest.raises(VlaqError) as mistake:
+        list(wrong)
+    assert str(mistake.value) == str(UnknownPrecisionError("finest", ("auto", "fine", "coarse")))
+
+
+def test_the_command_prints_a_table_and_ends_in_json(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def share_out(
+        model: Path, precision: str, episodes: Sequence[tuple[int, str]], *, latency_s: float, limit_s: float, jobs: int
+    ) -> list[Outcome]:
+        assert (model, latency_s, limit_s, jobs) == (tiny_bundle, 0.2, 15.0, 1)
+        full = precision == "full"
+        return [Outcome(seed, instruction, full or seed % 3 > 0, (precision,) * 4) for seed, instruction in episodes]
+
+    monkeypatch.setattr(parallel, "share_out", share_out)
+    arguments = ["--episodes", "12", "--seed", "30", "--latency", "0.2", "--jobs", "1", "--precision", "full", "fine"]
+    assert main(["rollout", "--model", str(tiny_bundle), *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[-2])["precision"] == "full"
+    assert json.loads(lines[-1]) == {
+        "precision": "fine",
+        "n": 12,
+        "successes": 8,
+        "wilson95": [0.3906, 0.8619],
+        "by_task": {
+            "pick up the blue cube": {"n": 2, "successes": 2},
+            "pick up the green cube": {"n": 2, "successes": 2},
+            "pick up the red cube": {"n": 2, "successes": 0},
+            "put the blue cube in the bin": {"n": 2, "successes": 2},
+            "put the green cube in the bin": {"n": 2, "successes": 2},
+            "put the red cube in the bin": {"n": 2, "successes": 0},
+        },
+        "precision_share": {"fine": 1.0},
+        "switches": 0,
+        "seconds": json.loads(lines[-1])["seconds"],
+    }
+    table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert ["pick up the cube", "6 of 6", "4 of 6"] in table
+    assert ["put the cube in the bin", "6 of 6", "4 of 6"] in table
+    assert ["all", "12 of 12", "8 of 12"] in table
+    assert ["fine", "4", "0", "0.125"] in table

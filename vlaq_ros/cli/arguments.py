@@ -19,3 +19,18 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    """Make an argparse type that takes `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:  # nan is within no bounds
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {low:g} to {high:g} s")
+        return value
+
+    return parse

@@ -27,8 +27,6 @@ from vlaq_ros.policy.engine import Engine
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
 
-LANES = 25  # episodes side by side
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -49,7 +47,7 @@ def play(
     latency_s: float,
     limit_s: float,
 ) -> Iterator[Outcome]:
-    """Run episodes of one policy.
+    """Run episodes of one policy side by side.
 
     Args:
         engine: the policy.
@@ -71,25 +69,27 @@ def play(
     rules = [PrecisionRule(name, thresholds.get(name, 0.0)) for name in engine.precisions]
     kinematics = Kinematics(panda.urdf(), manifest.joint_names, robot.tool_frame)
 
-    def start(sim: SimRobot) -> _Episode:
-        seed, instruction = waiting.popleft()
-        pilot = Pilot(
-            engine,
-            kinematics,
-            norms=MotionNorms(**asdict(manifest.motion)),
-            rules=rules,
-            robot=robot,
-            config=config,
-            noise_shape=manifest.action_mean.shape,
+    running = [
+        _Episode(
+            SimRobot(manifest.image_size_px),
+            Pilot(
+                engine,
+                kinematics,
+                norms=MotionNorms(**asdict(manifest.motion)),
+                rules=rules,
+                robot=robot,
+                config=config,
+                noise_shape=manifest.action_mean.shape,
+                seed=seed,
+            ),
             seed=seed,
+            instruction=instruction,
+            period_s=config.monitor_period_s,
+            latency_s=latency_s,
+            limit_s=limit_s,
         )
-        period_s = config.monitor_period_s
-        return _Episode(
-            sim, pilot, seed=seed, instruction=instruction, period_s=period_s, latency_s=latency_s, limit_s=limit_s
-        )
-
-    waiting = deque(episodes)
-    running = [start(SimRobot(manifest.image_size_px)) for _ in episodes[:LANES]]
+        for seed, instruction in episodes
+    ]
     while running:
         _infer(engine, [episode for episode in running if episode.due])
         for episode in running:
@@ -97,8 +97,6 @@ def play(
         for over in [episode for episode in running if episode.over]:
             running.remove(over)
             yield over.outcome
-            if waiting:
-                running.append(start(over.sim))
 
 
 def summary(precision: str, outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""Rollouts shared out to processes, a part of the episodes at a time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.errors import VlaqError
+from vlaq_ros.evaluate.rollout import Outcome, play
+from vlaq_ros.policy.engine import FULL, Engine
+
+PART = 25  # episodes in one batch, whatever the number of processes: outcomes do not depend on it
+
+
+def share_out(
+    model: Path, precision: str, episodes: Sequence[tuple[int, str]], *, latency_s: float, limit_s: float, jobs: int
+) -> Iterator[Outcome]:
+    """Run episodes in `jobs` processes of one inference thread each.
+
+    Args:
+        model: directory of the policy.
+        precision: `auto`, `full`, or a name of the policy's precisions.
+        episodes: a seed and an instruction each.
+        latency_s: from an observation to the arrival of its command.
+        limit_s: simulated time that an episode may take.
+        jobs: how many processes.
+
+    Raises:
+        VlaqError: the policy cannot be used.
+    """
+    parts = [episodes[start : start + PART] for start in range(0, len(episodes), PART)]
+    with get_context("spawn").Pool(jobs, _become_worker) as pool:  # leaving it ends the processes, also on Ctrl-C
+        for outcomes in pool.imap_unordered(partial(_play, model, precision, latency_s, limit_s), parts):
+            yield from outcomes
+
+
+def _become_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner's to handle
+    torch.set_num_threads(1)
+
+
+@cache
+def _engine(model: Path, full: bool) -> Engine:
+    return Engine.load(model, full=full)
+
+
+def _play(
+    model: Path, precision: str, latency_s: float, limit_s: float, episodes: Sequence[tuple[int, str]]
+) -> list[Outcome]:
+    try:
+        engine = _engine(model, precision == FULL)
+        robot, config = RobotConfig.load("sim_panda"), PilotConfig(precision=precision)
+        return list(play(engine, robot, config, episodes, latency_s=latency_s, limit_s=limit_s))
+    except VlaqError as error:
+        raise VlaqError(str(error)) from None  # the facts of its class do not survive pickling
