@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import runpy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import vlaq_ros
 
@@ -25,3 +28,11 @@ def imports(file: Path) -> Iterator[str]:
 def libraries(file: Path) -> set[str]:
     """Top-level packages that a file imports."""
     return {name.split(".")[0] for name in imports(file)}
+
+
+def setup_arguments() -> Mapping[str, Any]:
+    """What setup.py hands to setuptools."""
+    with patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    arguments: Mapping[str, Any] = setup.call_args.kwargs
+    return arguments

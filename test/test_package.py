@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import sys
 from collections.abc import Iterable, Mapping
 from configparser import ConfigParser
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from catkin_pkg.package import Package, parse_package_string
-from sources import FILES, ROOT, libraries
+from sources import FILES, ROOT, libraries, setup_arguments
 
 import vlaq_ros
 
@@ -21,12 +20,8 @@ LAUNCH = {"launch", "launch_ros"}  # needed by launch/ alone, and on no registry
 
 
 @pytest.fixture
-def arguments(monkeypatch: pytest.MonkeyPatch) -> Mapping[str, Any]:
-    """What setup.py hands to setuptools."""
-    caught: dict[str, Any] = {}
-    monkeypatch.setattr("setuptools.setup", lambda **arguments: caught.update(arguments))
-    runpy.run_path(str(ROOT / "setup.py"))
-    return caught
+def arguments() -> Mapping[str, Any]:
+    return setup_arguments()
 
 
 @pytest.fixture
