@@ -39,7 +39,7 @@ from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.manifest import Manifest
 from vlaq_ros.ros import encode, parameters
 from vlaq_ros.ros.flight import Flight
-from vlaq_ros.ros.process import ros_process
+from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.status import LATCHED, Status
 
 INSTRUCTION_TOPIC = "instruction"
@@ -271,7 +271,7 @@ def main() -> None:
     Raises:
         SystemExit: with one sentence and exit code 1, if the node cannot start.
     """
-    with ros_process("pilot") as stop:
+    with ros_lifetime("pilot") as stop:
         node = PilotNode(stop)
         executor = SingleThreadedExecutor()
         executor.add_node(node)

@@ -6,19 +6,14 @@ instruction (latched), is reset to them by a service and tells success.
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from array import array
 from dataclasses import replace
 
-import rclpy
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
@@ -31,6 +26,7 @@ from vlaq_ros.config import SimRobotConfig
 from vlaq_ros.datatypes import ImageArray
 from vlaq_ros.errors import BadValueError, UnusableMessageError, VlaqError
 from vlaq_ros.ros import parameters
+from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.sim.pacing import Pacer
 
 SLICE_NS = 8_000_000  # of simulated time between two joint states
@@ -190,33 +186,24 @@ def _image_message(header: Header, pixels: ImageArray) -> Image:
     return Image(header=header, height=height, width=width, encoding="rgb8", step=3 * width, data=data)
 
 
-def main() -> int:
+def main() -> None:
     """Run the node until SIGINT or SIGTERM.
 
-    Returns:
-        The exit code: 1 if the node cannot start.
+    Raises:
+        SystemExit: with one sentence and exit code 1, if the node cannot start.
     """
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    try:
+    with ros_lifetime("sim_robot") as stop:
         node = SimRobotNode()
-    except VlaqError as error:
-        sys.stderr.write(f"sim_robot: {error}\n")
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while not stop.is_set():
-        wait_ns = node.wait_ns()
-        if wait_ns <= 0:
-            node.step()
-        executor.spin_once(timeout_sec=max(wait_ns, 0) * 1e-9)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
-    return 0
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        while not stop.is_set():
+            wait_ns = node.wait_ns()
+            if wait_ns <= 0:
+                node.step()
+            executor.spin_once(timeout_sec=max(wait_ns, 0) * 1e-9)
+        executor.shutdown()
+        node.destroy_node()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

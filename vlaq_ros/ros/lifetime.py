@@ -16,7 +16,7 @@ from vlaq_ros.errors import VlaqError
 
 
 @contextmanager
-def ros_process(name: str) -> Iterator[threading.Event]:
+def ros_lifetime(name: str) -> Iterator[threading.Event]:
     """Initialise ROS around a node's life and give the event that SIGINT and SIGTERM set.
 
     rclpy's own signal handlers would invalidate the context before the node could publish its last message.
