@@ -47,11 +47,18 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
                 "joint_names": tuple("abcdefghi"),
                 "state_mean": np.zeros(9),
                 "state_std": np.ones(9),
+                "action_mean": np.zeros((16, 9)),
+                "action_std": np.ones((16, 9)),
+            },
+            "the number of joint_names is 9, config.json says 8",
+        ),
+        (
+            {
                 "action_space": ActionSpace.END_EFFECTOR,
                 "action_mean": np.zeros((16, 7)),
                 "action_std": np.ones((16, 7)),
             },
-            "joint_names are 9, config.json has room for 8",
+            "the number of columns of action_mean is 7, config.json says 8",
         ),
         ({"text_length": 5}, "instruction 'pick up the red cube' has 7 tokens, expected at most 5"),
     ],
@@ -70,5 +77,5 @@ def test_a_manifest_that_does_not_fit_is_told(
 def test_a_tokenizer_of_another_policy_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(tiny_bundle, tmp_path / "model")
     build_tokenizer([*Manifest.load(directory).instructions, "stack two violet cups"]).save_pretrained(directory)
-    with pytest.raises(CorruptModelError, match=r"the words of the tokenizer are 19, config\.json has room for 15"):
+    with pytest.raises(CorruptModelError, match=r"the number of words of the tokenizer is 19, config\.json says 15"):
         Bundle.load(directory)

@@ -87,5 +87,6 @@ def test_four_nested_bits_are_no_worse_than_four_bits_of_their_own() -> None:
 @given(SHAPES)
 def test_both_widths_together_hold_one_byte_per_weight(shape: tuple[int, int]) -> None:
     outputs, features = shape
-    padded = features + features % 2
-    assert quantize(torch.ones(shape)).nbytes == outputs * padded + 4 * outputs
+    nested = quantize(torch.ones(shape))
+    assert nested.hi.nbytes + nested.lo.nbytes == outputs * (features + features % 2)
+    assert nested.scale.shape == (outputs,)

@@ -209,26 +209,3 @@ def test_what_the_policy_does_not_know_is_told(engine: Engine) -> None:
 def test_a_missing_bundle_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         Engine.load(tmp_path)
-
-
-def test_narrower_actions_and_states_are_padded(tiny_bundle: Path, tmp_path: Path) -> None:
-    for file in tiny_bundle.iterdir():
-        (tmp_path / file.name).symlink_to(file)
-    manifest = Manifest.load(tiny_bundle)
-    (tmp_path / Manifest.FILE).unlink()
-    replace(
-        manifest,
-        action_space=ActionSpace.END_EFFECTOR,
-        action_mean=np.zeros((16, 7)),
-        action_std=np.ones((16, 7)),
-        joint_names=manifest.joint_names[:7],
-        state_mean=manifest.state_mean[:7],
-        state_std=manifest.state_std[:7],
-    ).save(tmp_path)
-    narrow, wide = Engine.load(tmp_path, full=True), Engine.load(tiny_bundle, full=True)
-    seen = observation(manifest, 0)
-    start = noise()
-    start[:, 7] = 0
-    at_mean = replace(seen, joint_positions=np.append(seen.joint_positions[:7], manifest.state_mean[7]))
-    expected = normalised(wide, wide.infer(at_mean, "full", start).actions)[:, :7]
-    np.testing.assert_allclose(narrow.infer(seen, "full", start[:, :7]).actions, expected, atol=1e-5)

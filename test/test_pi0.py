@@ -89,6 +89,15 @@ def test_loading_says_nothing(tiny_bundle: Path, capfd: pytest.CaptureFixture[st
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_checkpoint_in_half_precision_is_read_in_float32(tiny_bundle: Path, tmp_path: Path) -> None:
+    source = PI0ForConditionalGeneration.from_pretrained(tiny_bundle)
+    source.half().save_pretrained(tmp_path)
+    loaded = pi0.load(tmp_path).state_dict()
+    for name, halved in source.state_dict().items():
+        assert loaded[name].dtype is torch.float32
+        assert torch.equal(loaded[name], halved.float())
+
+
 def copy_of(bundle: Path, directory: Path) -> Path:
     return Path(shutil.copytree(bundle, directory / "model"))
 

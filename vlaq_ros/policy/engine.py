@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
 from vlaq_ros.errors import (
@@ -38,7 +37,6 @@ class Engine:
         network = bundle.network
         self.manifest = bundle.manifest
         self._prompts = bundle.prompts
-        self._state_size, self._action_size = network.config.max_state_dim, network.config.max_action_dim
         source = sum(parameter.numel() for parameter in network.parameters())
         pi0.drop_unused(network)
         source_linears = sum(weight.numel() for weight in linear_weights(network, pi0.is_quantized))
@@ -94,17 +92,15 @@ class Engine:
         expected = (len(observations), *self.manifest.action_mean.shape)
         if noise.shape != expected:
             raise ValueError(f"noise has shape {noise.shape}, expected {expected}")
-        columns = expected[-1]
         actions = pi0.denoise(
             self._networks[precision],
             pixel_values=torch.stack([self._images(observation) for observation in observations]),
             input_ids=torch.stack([self._prompt(observation) for observation in observations]),
             state=torch.stack([self._state(observation) for observation in observations]),
-            # Columns beyond the policy's own mean nothing in any action; 0 is the middle of the noise.
-            noise=pad(_float32(noise), (0, self._action_size - columns)),
+            noise=_float32(noise),
             steps=self.manifest.denoising_steps,
         )
-        chunks = denormalize(actions[..., :columns].numpy(), self.manifest.action_mean, self.manifest.action_std)
+        chunks = denormalize(actions.numpy(), self.manifest.action_mean, self.manifest.action_std)
         return [
             ActionChunk(observation.stamp_ns, self.manifest.step_s, self.manifest.action_space, chunk)
             for observation, chunk in zip(observations, chunks, strict=True)
@@ -140,13 +136,12 @@ class Engine:
         return self._prompts[observation.instruction]
 
     def _state(self, observation: Observation) -> torch.Tensor:
-        """[S], in the manifest's order, normalised and padded as PI0's processor does."""
+        """[S], in the manifest's order, normalised."""
         names = self.manifest.joint_names
         if missing := [name for name in names if name not in observation.joint_names]:
             raise JointNamesError(missing, observation.joint_names, "the observation")
         positions = observation.joint_positions[[observation.joint_names.index(name) for name in names]]
-        state = _float32(normalize(positions, self.manifest.state_mean, self.manifest.state_std))
-        return pad(state, (0, self._state_size - len(names)))
+        return _float32(normalize(positions, self.manifest.state_mean, self.manifest.state_std))
 
 
 def _float32(values: FloatArray) -> torch.Tensor:

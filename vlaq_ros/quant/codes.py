@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import torch
 
-BITS = (8, 4)
-
 
 @dataclass(frozen=True, slots=True)
 class NestedWeight:
@@ -32,11 +30,6 @@ class NestedWeight:
     lo: torch.Tensor  # [O, ceil(K / 2)] uint8: bits 3..0
     scale: torch.Tensor  # [O] float32
     in_features: int  # K
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are held."""
-        return self.hi.nbytes + self.lo.nbytes + self.scale.nbytes
 
 
 def quantize(weight: torch.Tensor) -> NestedWeight:

@@ -28,7 +28,7 @@ class NestedLinear(nn.Module):
         self.register_buffer("hi", weight.hi)
         self.register_buffer("lo", weight.lo)
         self.register_buffer("scale", weight.scale)
-        self.in_features, self.out_features = weight.in_features, len(weight.scale)
+        self.in_features = weight.in_features
         self.bits = bits
         self.bias = bias
 
