@@ -38,9 +38,7 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     "launch": set(),
     "launch_ros": set(),
 }
-CLOSED_LOOP = {
-    PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py")
-}  # they run the simulator themselves
+CLOSED_LOOP = {PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py")}  # runs the simulator itself
 TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
 
 
