@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,13 +36,16 @@ def share_out(
         VlaqError: the policy cannot be used.
     """
     parts = [episodes[start : start + PART] for start in range(0, len(episodes), PART)]
-    with get_context("spawn").Pool(jobs, _become_worker) as pool:  # leaving it ends the processes, also on Ctrl-C
-        for outcomes in pool.imap_unordered(partial(_play, model, precision, latency_s, limit_s), parts):
-            yield from outcomes
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _become_worker)
+    try:
+        for done in as_completed([pool.submit(_play, model, precision, latency_s, limit_s, part) for part in parts]):
+            yield from done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _become_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner's to handle
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; its owner has one
     torch.set_num_threads(1)
 
 
