@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     with Demo(arguments.out, model, arguments.precision, arguments.domain_id) as demo:
         console.print(f"ROS domain {arguments.domain_id}; both nodes start, which takes some seconds")
         demo.client.wait_until_ready()
-        with Live(get_renderable=lambda: _view(demo.client.status), console=console, transient=True):
+        finest = manifest.precisions[0].name
+        with Live(get_renderable=lambda: _view(demo.client.status, finest), console=console, transient=True):
             for number in range(arguments.episodes):
                 instruction = manifest.instructions[number % len(manifest.instructions)]
                 success = demo.client.run(arguments.seed + number, instruction)
@@ -81,14 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _view(status: Status) -> Table:
+def _view(status: Status, finest: str) -> Table:
     """Show what happens now."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
+    colour = "cyan" if status.precision == finest else "yellow"
     for name, value in (
-        ("instruction", status.instruction or "(holding)"),
-        ("precision", status.precision),
+        ("instruction", status.instruction or "(none, the arm is held)"),
+        ("precision", f"[bold {colour}]{status.precision}[/]"),
         ("sensitivity S", f"{status.sensitivity:.2f}"),
         ("inference", f"{status.inference_ms:.0f} ms"),
         ("success", "yes" if status.success else "not yet"),

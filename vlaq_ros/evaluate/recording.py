@@ -143,7 +143,7 @@ def summary(recording: Recording) -> dict[str, Any]:
             for name, values in times_ms.items()
         },
         "real_time_factor": round(float(np.mean(recording.real_time_factor.values)), 3),
-        "bytes_over_bf16": recording.bytes_over_bf16,
+        "bytes_over_bf16": {name: round(share, 4) for name, share in recording.bytes_over_bf16.items()},
     }
 
 
