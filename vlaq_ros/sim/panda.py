@@ -55,24 +55,31 @@ def urdf() -> str:
     for i, joint in enumerate(_JOINTS):
         parts += [
             _urdf_link(f"panda_link{i + 1}", joint.mass_kg, joint.capsule),
-            _urdf_joint(joint.name, "revolute", f"panda_link{i}", f"panda_link{i + 1}", joint.origin_m, joint.roll_rad),
+            _urdf_joint(
+                joint.name,
+                "revolute",
+                f"panda_link{i}",
+                f"panda_link{i + 1}",
+                xyz=joint.origin_m,
+                roll_rad=joint.roll_rad,
+            ),
             f'<axis xyz="0 0 1"/><limit lower="{joint.lower_rad}" upper="{joint.upper_rad}" '
             f'velocity="{joint.velocity_rad_s}" effort="{joint.effort_nm}"/></joint>',
         ]
     parts += [
         _urdf_link("panda_link8", 0.01),
-        _urdf_joint("panda_joint8", "fixed", "panda_link7", "panda_link8", (0, 0, _FLANGE_M), 0) + "</joint>",
+        _urdf_joint("panda_joint8", "fixed", "panda_link7", "panda_link8", xyz=(0, 0, _FLANGE_M)) + "</joint>",
         _urdf_link("panda_hand", 0.5),
-        _urdf_joint("panda_hand_joint", "fixed", "panda_link8", "panda_hand", (0, 0, 0), 0, _HAND_YAW_RAD) + "</joint>",
+        _urdf_joint("panda_hand_joint", "fixed", "panda_link8", "panda_hand", yaw_rad=_HAND_YAW_RAD) + "</joint>",
         f'<link name="{TOOL_FRAME}"/>',
-        _urdf_joint("panda_hand_tcp_joint", "fixed", "panda_hand", TOOL_FRAME, (0, 0, _TOOL_M), 0) + "</joint>",
+        _urdf_joint("panda_hand_tcp_joint", "fixed", "panda_hand", TOOL_FRAME, xyz=(0, 0, _TOOL_M)) + "</joint>",
     ]
     for side, sign in ((1, 1), (2, -1)):
         mimic = f'<mimic joint="{FINGER_JOINT}"/>' if side == 2 else ""
         parts += [
             _urdf_link(f"panda_finger{side}", 0.05),
             _urdf_joint(
-                f"panda_finger_joint{side}", "prismatic", "panda_hand", f"panda_finger{side}", (0, 0, _FINGER_M), 0
+                f"panda_finger_joint{side}", "prismatic", "panda_hand", f"panda_finger{side}", xyz=(0, 0, _FINGER_M)
             ),
             f'<axis xyz="0 {sign} 0"/><limit lower="0" upper="{FINGER_OPEN_M}" velocity="{_FINGER_VELOCITY_M_S}" '
             f'effort="20"/>{mimic}</joint>',
@@ -98,7 +105,14 @@ def _urdf_link(name: str, mass_kg: float, capsule: tuple[float, ...] | None = No
 
 
 def _urdf_joint(
-    name: str, kind: str, parent: str, child: str, xyz: tuple[float, float, float], roll_rad: float, yaw_rad: float = 0
+    name: str,
+    kind: str,
+    parent: str,
+    child: str,
+    *,
+    xyz: tuple[float, float, float] = (0, 0, 0),
+    roll_rad: float = 0,
+    yaw_rad: float = 0,
 ) -> str:
     return (
         f'<joint name="{name}" type="{kind}"><parent link="{parent}"/><child link="{child}"/>'
@@ -113,7 +127,8 @@ def mjcf_body() -> str:
         damping = 1.0 if joint.effort_nm > 50 else 0.5
         opening.append(
             f'<body name="panda_link{i + 1}" pos="{_row(joint.origin_m)}" euler="{joint.roll_rad} 0 0" gravcomp="1">'
-            f'<joint name="{joint.name}" range="{joint.lower_rad} {joint.upper_rad}" damping="{damping}" armature="0.1"/>'
+            f'<joint name="{joint.name}" range="{joint.lower_rad} {joint.upper_rad}" damping="{damping}" '
+            f'armature="0.1"/>'
             f'<geom class="arm" type="capsule" fromto="{_row(joint.capsule[:6])}" size="{joint.capsule[6]}" '
             f'mass="{joint.mass_kg}"/>'
         )

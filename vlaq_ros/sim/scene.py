@@ -30,11 +30,7 @@ if "MUJOCO_GL" not in os.environ:  # read by mujoco at import
     os.environ["MUJOCO_GL"] = "egl" if ctypes.util.find_library("EGL") else "osmesa"
 try:
     import mujoco
-except (
-    ImportError,
-    AttributeError,
-    RuntimeError,
-) as error:  # what PyOpenGL raises without a library differs by backend
+except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL without its library: by backend
     if getattr(error, "name", None) == "mujoco":
         raise
     raise NoRendererError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from None
@@ -88,7 +84,9 @@ def _mjcf(image_size_px: int) -> str:
     <global offwidth="{image_size_px}" offheight="{image_size_px}"/></visual>
   <default>
     <default class="arm"><geom contype="0" conaffinity="0" rgba=".82 .82 .85 1"/></default>
-    <default class="finger"><geom contype="1" conaffinity="2" condim="4" friction="1.5 .02 .001" rgba=".2 .2 .22 1"/></default>
+    <default class="finger">
+      <geom contype="1" conaffinity="2" condim="4" friction="1.5 .02 .001" rgba=".2 .2 .22 1"/>
+    </default>
     <default class="object"><geom contype="2" conaffinity="3" condim="4" friction="1 .02 .001"/></default>
   </default>
   <worldbody>
@@ -194,7 +192,8 @@ class Scene:
     def cube_position(self, colour: str) -> FloatArray:
         """Centre of a cube [3] m."""
         address = self._cube_qpos[colour]
-        return self.data.qpos[address : address + 3].copy()
+        position: FloatArray = self.data.qpos[address : address + 3].copy()
+        return position
 
     def cube_yaw_rad(self, colour: str) -> float:
         """Yaw of a cube about the vertical."""
@@ -203,7 +202,8 @@ class Scene:
 
     def bin_position(self) -> FloatArray:
         """Centre of the bin's floor [3] m."""
-        return self.data.mocap_pos[0].copy()
+        position: FloatArray = self.data.mocap_pos[0].copy()
+        return position
 
     def held(self, colour: str) -> bool:
         """Whether both fingers touch this cube."""
