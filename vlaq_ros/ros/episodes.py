@@ -23,7 +23,7 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 READY_TIMEOUT_S = 90.0  # to load a policy on a busy machine
 ANSWER_TIMEOUT_S = 20.0
 LOST_AFTER_S = 2.0  # a call without an answer is repeated
-SETTLE_S = 0.7  # after a reset, until no window of the kinematic monitor holds the jump of the arm
+SETTLE_S = 1.0  # after a reset, until no window of the kinematic monitor holds the jump of the arm
 
 
 class NoAnswerError(VlaqError):
