@@ -21,6 +21,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 SUCCESS, FAILURE = "#009E73", "#D55E00"
 FRAMES_PER_EPISODE = 6
 SHADE = 0.35  # opacity of the precision's colour behind a curve
+MOST_SENSITIVITY = 1.5  # S is normalised: its peaks above would press the thresholds to the floor
 TINT = 0.22  # share of the precision's colour in a frame
 
 
@@ -48,7 +49,8 @@ def timeline(recording: Recording, plans: tuple[PrecisionPlan, ...], path: Path)
 
     results.set(yticks=[], ylim=(-0.5, 0.5))
     results.set_ylabel("episode", rotation=0, ha="right", va="center")
-    motion.set(ylabel="sensitivity S", ylim=(0, None))
+    shown = min(float(np.nanmax(recording.sensitivity.values, initial=1.0)), MOST_SENSITIVITY)
+    motion.set(ylabel="sensitivity S", ylim=(0, 1.05 * shown))
     for plan in plans[:-1]:
         motion.axhline(plan.threshold, color=colours[plan.name], linestyle="--", linewidth=1.2)
         motion.text(1.003, plan.threshold, f"above:\n{plan.name}", transform=motion.get_yaxis_transform(), va="center")
