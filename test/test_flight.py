@@ -12,9 +12,8 @@ import pytest
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import MotionNorms
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, FloatArray, Observation, Trajectory
+from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, FloatArray, MotionScales, Observation, Trajectory
 from vlaq_ros.errors import UnknownInstructionError
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
@@ -66,7 +65,7 @@ class Bench:
         pilot = Pilot(
             self.policy,
             Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME),
-            norms=MotionNorms(0.05, 0.02, 0.02),
+            scales=MotionScales(0.05, 0.02, 0.02),
             rules=(PrecisionRule("fine", 0.45), PrecisionRule("coarse", 0.0)),
             robot=RobotConfig.load("sim_panda"),
             config=config,
@@ -231,6 +230,21 @@ def test_an_answer_to_the_task_before_is_dropped_and_the_motion_goes_on(bench: B
     after = bench.commands[1].trajectory
     seam_ns = after.stamp_ns + int(after.times_ns[0])
     np.testing.assert_allclose(sample(after, seam_ns)[0], sample(running, seam_ns)[0], atol=1e-9)
+
+
+def test_a_failure_at_the_task_before_is_dropped(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    bench.stall()
+    bench.policy.error = RuntimeError("it was about the task before")
+    bench.observer.push_instruction("")
+    bench.observer.push_instruction(TASK)
+    bench.policy.free.set()
+    bench.fetch()
+    bench.policy.error = None
+    assert (bench.holds, bench.flight.fault, bench.logged) == ([], "", [])
+    bench.tick()
+    assert len(bench.commands) == 2
 
 
 def test_only_one_inference_runs_at_a_time(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,7 @@ class Robot(Node):
         self.cameras_on = {"front": True, "wrist": True}
         self.joints_on = True
         self.commands: list[Trajectory] = []
+        self.commanded_s = 0.0
         self.diagnostics: dict[str, DiagnosticStatus] = {}
         self._images = {
             name: self.create_publisher(Image, f"camera/{name}/image_raw", qos_profile_sensor_data)
@@ -85,6 +87,7 @@ class Robot(Node):
 
     def _follow(self, message: JointTrajectory) -> None:
         self.commands.append(messages.trajectory(message))
+        self.commanded_s = time.monotonic()
 
     def _diagnose(self, message: DiagnosticArray) -> None:
         self.diagnostics = {status.name: status for status in message.status}
@@ -138,18 +141,16 @@ class Bench:
             assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}; {self.robot.diagnostics}"
             self._executor.spin_once(timeout_sec=0.05)
 
-    def spin(self, duration_s: float) -> None:
-        """Let time pass, to see that nothing happens."""
-        end_s = time.monotonic() + duration_s
-        while time.monotonic() < end_s:
-            self._executor.spin_once(timeout_sec=0.05)
+    def wait_for_silence(self) -> None:
+        """Until no command came for ten replan periods; a busy machine may be late by a few."""
+        self.wait(lambda: time.monotonic() > self.robot.commanded_s + 2.0, "commands end")
 
-    def wait_for_health(self, component: str, level: bytes, text: str) -> DiagnosticStatus:
+    def wait_for_health(self, component: str, level: bytes, pattern: str = ".*") -> DiagnosticStatus:
         def said() -> bool:
             status = self.robot.diagnostics.get(f"pilot: {component}")
-            return status is not None and status.level == level and text in status.message
+            return status is not None and status.level == level and re.fullmatch(pattern, status.message) is not None
 
-        self.wait(said, f"{component} says {text!r}")
+        self.wait(said, f"{component} says {pattern!r}")
         return self.robot.diagnostics[f"pilot: {component}"]
 
     def close(self) -> None:
@@ -217,9 +218,8 @@ def test_what_the_pilot_says_of_itself(bench: Bench) -> None:
     assert min(heard["inference_ms"]) > 0
     assert 0 < late["linears"][0] < late["all"][0]
     assert min(filter(np.isfinite, heard["sensitivity"])) >= 0
-    policy = bench.wait_for_health("policy", DiagnosticStatus.OK, ": S = ")
-    assert policy.message.startswith(("fine", "coarse"))
-    assert bench.wait_for_health("state", DiagnosticStatus.OK, "active")
+    bench.wait_for_health("policy", DiagnosticStatus.OK, r"(fine|coarse): S = \d\.\d\d asks for (fine|coarse).*")
+    bench.wait_for_health("state", DiagnosticStatus.OK, "active")
     for component in ("cameras", "joint states", "instruction"):
         bench.wait_for_health(component, DiagnosticStatus.OK, "fresh")
 
@@ -227,12 +227,9 @@ def test_what_the_pilot_says_of_itself(bench: Bench) -> None:
 def test_a_camera_that_stops_stops_commands_until_it_is_back(bench: Bench) -> None:
     bench.flying()
     bench.robot.cameras_on["wrist"] = False
-    status = bench.wait_for_health("cameras", DiagnosticStatus.WARN, " s old, allowed 0.30 s")
-    assert status.message.startswith("camera wrist: ")
-    assert "camera front" not in status.message
+    bench.wait_for_health("cameras", DiagnosticStatus.WARN, r"camera wrist: \d+\.\d\d s old, allowed 0\.30 s")
+    bench.wait_for_silence()
     count = len(bench.robot.commands)
-    bench.spin(1.0)
-    assert len(bench.robot.commands) == count
     bench.robot.cameras_on["wrist"] = True
     bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
     bench.wait_for_health("cameras", DiagnosticStatus.OK, "fresh")
@@ -243,12 +240,10 @@ def test_joint_states_that_stop_stop_commands_and_ask_for_the_finest(bench: Benc
     bench.flying()
     bench.wait(lambda: np.isfinite(sensitivity[-1:]).all() and sensitivity, "a known motion")
     bench.robot.joints_on = False
-    status = bench.wait_for_health("joint states", DiagnosticStatus.WARN, " s old, allowed 0.20 s")
-    assert status.message.startswith("joint states: ")
-    assert np.isnan(sensitivity[-1])
+    bench.wait_for_health("joint states", DiagnosticStatus.WARN, r"joint states: \d+\.\d\d s old, allowed 0\.20 s")
+    bench.wait(lambda: np.isnan(sensitivity[-1]), "an unknown motion")
+    bench.wait_for_silence()
     count = len(bench.robot.commands)
-    bench.spin(1.0)
-    assert len(bench.robot.commands) == count
     bench.robot.joints_on = True
     bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
 
@@ -256,28 +251,25 @@ def test_joint_states_that_stop_stop_commands_and_ask_for_the_finest(bench: Benc
 def test_an_instruction_that_no_task_knows_holds_the_arm(bench: Bench) -> None:
     bench.flying()
     bench.robot.say("dance")
-    status = bench.wait_for_health("policy", DiagnosticStatus.ERROR, "no task knows the instruction 'dance'; ")
-    assert "pick up the red cube; pick up the green cube" in status.message
-    hold = bench.robot.commands[-1]
-    assert hold.times_ns[-1] < 0.8e9, "a brake, not a chunk"
+    unknown = "no task knows the instruction 'dance'; this policy was trained on: pick up the red cube; .*"
+    bench.wait_for_health("policy", DiagnosticStatus.ERROR, unknown)
+    bench.wait_for_silence()
+    chunk, hold = bench.robot.commands[-2:]
+    assert chunk.times_ns[-1] > 0.8e9 > hold.times_ns[-1], "held once, by a brake"
     assert at_rest_at_the_end(hold)
     count = len(bench.robot.commands)
-    bench.spin(1.0)
-    assert len(bench.robot.commands) == count, "held once"
     bench.robot.say("put the blue cube in the bin")
     bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
-    bench.wait_for_health("policy", DiagnosticStatus.OK, "")
+    bench.wait_for_health("policy", DiagnosticStatus.OK)
 
 
 def test_deactivating_holds_and_activating_goes_on(bench: Bench) -> None:
     node = bench.flying()
     assert node.trigger_deactivate() == SUCCESS
-    bench.spin(1.0)
-    hold = bench.robot.commands[-1]
-    assert hold.times_ns[-1] < 0.8e9
+    bench.wait_for_silence()
+    chunk, hold = bench.robot.commands[-2:]
+    assert chunk.times_ns[-1] > 0.8e9 > hold.times_ns[-1]
     count = len(bench.robot.commands)
-    bench.spin(1.0)
-    assert len(bench.robot.commands) == count
     bench.wait_for_health("state", DiagnosticStatus.OK, "inactive")
     assert node.trigger_activate() == SUCCESS
     bench.wait(lambda: len(bench.robot.commands) > count, "commands again")
@@ -452,7 +444,7 @@ def test_the_process_waits_for_the_robot_and_holds_it_when_it_is_terminated(
             made.wait(lambda: len(made.robot.commands) >= 2, "two commands")
             process.terminate()
             made.wait(lambda: process.poll() is not None, "the process ends")
-            made.spin(0.5)
+            made.wait_for_silence()
         finally:
             process.kill()
             made.close()

@@ -80,14 +80,14 @@ class Flight:
         if self._thinking is None or not self._thinking.done():
             return
         done, self._thinking = self._thinking, None
+        if self._epoch != self.observer.epoch:  # the task changed meanwhile, or time jumped
+            self.pilot.reset(self._sent)
+            return
         if error := done.exception():
             self._fail(error)
             return
         answer = done.result()
         if isinstance(answer, Stale):
-            return
-        if self._epoch != self.observer.epoch:  # the task changed meanwhile, or time jumped
-            self.pilot.reset(self._sent)
             return
         self._send(answer.trajectory, answer)
         self._sent, self._answered, self.fault = answer, self._epoch, ""
