@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import PI0Config, PI0ForConditionalGeneration
 
-from vlaq_ros.datatypes import ActionSpace
-from vlaq_ros.policy.manifest import Manifest, MotionScales, PrecisionPlan
+from vlaq_ros.datatypes import ActionSpace, MotionScales
+from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
 from vlaq_ros.policy.tokenizer import IMAGE_TOKEN, build_tokenizer, longest_text
 
 WIDTH, LAYERS, STEPS, IMAGE_PX = 32, 2, 16, 96

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlaq_ros.datatypes import ActionSpace
+from vlaq_ros.datatypes import ActionSpace, MotionScales
 from vlaq_ros.errors import CorruptModelError, ManifestVersionError, ModelNotFoundError, UnknownKeyError
-from vlaq_ros.policy.manifest import Manifest, MotionScales, PrecisionPlan
+from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
 
 MANIFEST = Manifest(
     family="pi0",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig, MotionNorms
+from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig, motion_scales
 from vlaq_ros.datatypes import FloatArray, JointWindow, Motion
 from vlaq_ros.sim import panda
 
@@ -35,8 +35,8 @@ def waypoints(times_s: FloatArray) -> FloatArray:
     return poses[index] + blend * (poses[index + 1] - poses[index])
 
 
-NORMS = MotionNorms.from_episodes(KINEMATICS, [waypoints(np.arange(0, 8.4, 0.02))], 0.02, PERIOD_S)
-MONITOR = KinematicMonitor(KINEMATICS, NORMS, MonitorConfig())
+SCALES = motion_scales(KINEMATICS, [waypoints(np.arange(0, 8.4, 0.02))], 0.02, PERIOD_S)
+MONITOR = KinematicMonitor(KINEMATICS, SCALES, MonitorConfig())
 
 
 def window(path: Path, end_s: float, rate_hz: float, noise_rad: float = 0, jitter: float = 0) -> JointWindow:
@@ -65,14 +65,14 @@ def test_at_rest_fineness_is_one_and_jerk_zero() -> None:
 def test_turning_at_constant_speed_is_the_chord_and_has_no_jerk(speed_rad_s: float, rate_hz: float) -> None:
     turning = motion(lambda t: HOME + speed_rad_s * t[:, None] * FIRST, rate_hz=rate_hz)
     chord_m = 2 * RADIUS_M * abs(np.sin(speed_rad_s * PERIOD_S / 2))
-    assert turning.motion_fineness == pytest.approx(1 - chord_m / NORMS.displacement_m, abs=1e-6)
+    assert turning.motion_fineness == pytest.approx(1 - chord_m / SCALES.displacement_m, abs=1e-6)
     assert turning.angular_jerk == pytest.approx(0, abs=1e-5)
 
 
 @given(st.floats(-2, 2), st.sampled_from([100, 250, 1000]))
 def test_constant_angular_acceleration_is_constant_jerk(acceleration_rad_s2: float, rate_hz: float) -> None:
     swinging = motion(lambda t: HOME + 0.5 * acceleration_rad_s2 * (t[:, None] - 5) ** 2 * FIRST, rate_hz=rate_hz)
-    expected = abs(acceleration_rad_s2) * PERIOD_S**2 / NORMS.rotation_rad
+    expected = abs(acceleration_rad_s2) * PERIOD_S**2 / SCALES.rotation_rad
     assert swinging.angular_jerk == pytest.approx(expected, abs=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_sensitivity_fuses_by_weight_and_is_never_negative() -> None:
     parts = MONITOR.motion(moving)
     assert parts is not None
     for weight in (0.0, 0.3, 1.0):
-        fused = KinematicMonitor(KINEMATICS, NORMS, MonitorConfig(fineness_weight=weight)).motion(moving)
+        fused = KinematicMonitor(KINEMATICS, SCALES, MonitorConfig(fineness_weight=weight)).motion(moving)
         assert fused is not None
         expected = weight * parts.motion_fineness + (1 - weight) * parts.angular_jerk
         assert fused.sensitivity == pytest.approx(expected)
@@ -114,7 +114,7 @@ def test_encoder_steps_of_a_tenth_of_a_milliradian_hardly_move_the_sensitivity()
 
 def test_span_covers_the_longer_of_both_windows() -> None:
     def span_s(macro_s: float, micro_s: float) -> float:
-        return KinematicMonitor(KINEMATICS, NORMS, MonitorConfig(macro_s, micro_s)).span_s
+        return KinematicMonitor(KINEMATICS, SCALES, MonitorConfig(macro_s, micro_s)).span_s
 
     assert span_s(0.5, 0.25) == pytest.approx(0.6)  # 10 displacements of poses that are means over 0.1 s
     assert span_s(0.25, 0.5) == pytest.approx(0.65)  # 10 changes between 11 turns
@@ -156,23 +156,23 @@ def test_a_position_that_is_no_number_makes_it_unknown(value: float) -> None:
 
 def test_norms_of_a_constant_turn_are_its_chord() -> None:
     times_s = np.arange(0, 3, PERIOD_S)
-    norms = MotionNorms.from_episodes(KINEMATICS, [HOME + 0.8 * times_s[:, None] * FIRST], PERIOD_S, PERIOD_S)
-    assert norms.period_s == PERIOD_S
-    assert norms.displacement_m == pytest.approx(2 * RADIUS_M * np.sin(0.8 * PERIOD_S / 2))
-    assert norms.rotation_rad == pytest.approx(0, abs=1e-9)
+    scales = motion_scales(KINEMATICS, [HOME + 0.8 * times_s[:, None] * FIRST], PERIOD_S, PERIOD_S)
+    assert scales.period_s == PERIOD_S
+    assert scales.displacement_m == pytest.approx(2 * RADIUS_M * np.sin(0.8 * PERIOD_S / 2))
+    assert scales.rotation_rad == pytest.approx(0, abs=1e-9)
 
 
 def test_norms_are_the_95th_percentile_over_all_episodes() -> None:
     """Ninety-four turns at one acceleration and six at another: the percentile is the second one's."""
     times_s = np.arange(0, 5, 1) * PERIOD_S  # four periods: one change of rotation each
     episodes = [HOME + 0.5 * acceleration * times_s[:, None] ** 2 * FIRST for acceleration in [1.0] * 94 + [3.0] * 6]
-    norms = MotionNorms.from_episodes(KINEMATICS, episodes, PERIOD_S, PERIOD_S)
-    assert norms.rotation_rad == pytest.approx(3.0 * PERIOD_S**2)
+    scales = motion_scales(KINEMATICS, episodes, PERIOD_S, PERIOD_S)
+    assert scales.rotation_rad == pytest.approx(3.0 * PERIOD_S**2)
     too_short = [HOME + times_s[:4, None] ** 2 * 50 * FIRST]
-    assert MotionNorms.from_episodes(KINEMATICS, [*too_short, *episodes], PERIOD_S, PERIOD_S) == norms
+    assert motion_scales(KINEMATICS, [*too_short, *episodes], PERIOD_S, PERIOD_S) == scales
 
 
 def test_norms_hardly_depend_on_the_rate_of_the_demonstrations() -> None:
-    slow = MotionNorms.from_episodes(KINEMATICS, [waypoints(np.arange(0, 8.4, PERIOD_S))], PERIOD_S, PERIOD_S)
-    assert slow.displacement_m == pytest.approx(NORMS.displacement_m, rel=0.03)
-    assert slow.rotation_rad == pytest.approx(NORMS.rotation_rad, rel=0.03)
+    slow = motion_scales(KINEMATICS, [waypoints(np.arange(0, 8.4, PERIOD_S))], PERIOD_S, PERIOD_S)
+    assert slow.displacement_m == pytest.approx(SCALES.displacement_m, rel=0.03)
+    assert slow.rotation_rad == pytest.approx(SCALES.rotation_rad, rel=0.03)

@@ -10,9 +10,8 @@ import pytest
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import MotionNorms
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, FloatArray, JointWindow, Observation
+from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, FloatArray, JointWindow, MotionScales, Observation
 from vlaq_ros.errors import NonFiniteActionError, UnknownPrecisionError
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.sim import panda
@@ -22,7 +21,7 @@ NOW = 1_700_000_000_000_000_000
 HOME = np.array([*panda.HOME_RAD, 0.04])
 KINEMATICS = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
 ROBOT = RobotConfig.load("sim_panda")
-NORMS = MotionNorms(period_s=0.05, displacement_m=0.02, rotation_rad=0.02)
+SCALES = MotionScales(period_s=0.05, displacement_m=0.02, rotation_rad=0.02)
 RULES = (PrecisionRule("fine", 0.45), PrecisionRule("coarse", 0.0))
 STEPS, STEP_S = 16, 0.05
 
@@ -46,7 +45,7 @@ class RampPolicy:
 def pilot(policy: RampPolicy, seed: int = 0, **changes: object) -> Pilot:
     config = replace(PilotConfig(), **changes)  # type: ignore[arg-type]  # any field
     return Pilot(
-        policy, KINEMATICS, norms=NORMS, rules=RULES, robot=ROBOT, config=config, noise_shape=(STEPS, 8), seed=seed
+        policy, KINEMATICS, scales=SCALES, rules=RULES, robot=ROBOT, config=config, noise_shape=(STEPS, 8), seed=seed
     )
 
 

@@ -62,6 +62,15 @@ class Motion:
 
 
 @dataclass(frozen=True, slots=True)
+class MotionScales:
+    """What motion is divided by; it belongs to the arm, its tasks and its policy, so it comes with the bundle."""
+
+    period_s: float  # control period T
+    displacement_m: float  # mu: 95th percentile of the tool's displacement over one period
+    rotation_rad: float  # nu: of the change of the tool's rotation from one period to the next
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The Precision in force, and why."""
 

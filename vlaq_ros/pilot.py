@@ -17,7 +17,7 @@ from vlaq_ros.control.chunks import at_rest, splice
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.limits import JointLimits, enforce, stop
-from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig, MotionNorms
+from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig
 from vlaq_ros.control.precision import PrecisionController, PrecisionRule
 from vlaq_ros.datatypes import (
     ActionChunk,
@@ -26,6 +26,7 @@ from vlaq_ros.datatypes import (
     FloatArray,
     JointWindow,
     Motion,
+    MotionScales,
     Observation,
     Policy,
     Trajectory,
@@ -41,7 +42,7 @@ class Pilot:
     Args:
         policy: answers observations with chunks.
         kinematics: of the arm, in the columns of the policy's state.
-        norms: what the monitor divides by.
+        scales: what the monitor divides by.
         rules: the policy's precisions, finest first.
         robot: gives the acceleration limits.
         config: gives the precision, periods and tolerances.
@@ -64,7 +65,7 @@ class Pilot:
         policy: Policy,
         kinematics: Kinematics,
         *,
-        norms: MotionNorms,
+        scales: MotionScales,
         rules: Sequence[PrecisionRule],
         robot: RobotConfig,
         config: PilotConfig,
@@ -73,7 +74,7 @@ class Pilot:
     ) -> None:
         self._policy = policy
         self._kinematics = kinematics
-        self._monitor = KinematicMonitor(kinematics, norms, MonitorConfig())
+        self._monitor = KinematicMonitor(kinematics, scales, MonitorConfig())
         self._controller = PrecisionController(rules, config.dwell_s)
         accelerations = np.array([robot.acceleration_limits[name] for name in kinematics.joint_names])
         self._limits = JointLimits(kinematics.position_limits, kinematics.velocity_limits, accelerations)

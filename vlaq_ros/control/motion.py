@@ -16,51 +16,41 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import FloatArray, JointWindow, Motion
+from vlaq_ros.datatypes import FloatArray, JointWindow, Motion, MotionScales
 
 _AVERAGED = 2  # periods that each pose is a mean over
 
 
-@dataclass(frozen=True, slots=True)
-class MotionNorms:
-    """What motion is divided by; it belongs to the arm and its tasks, so it comes with the bundle."""
+def motion_scales(
+    kinematics: Kinematics, episodes: Iterable[FloatArray], step_s: float, period_s: float
+) -> MotionScales:
+    """Measure the 95th percentiles over episodes, by the same path as the monitor.
 
-    period_s: float  # control period T
-    displacement_m: float  # mu: of the tool over one period
-    rotation_rad: float  # nu: change of the tool's rotation from one period to the next
-
-    @classmethod
-    def from_episodes(
-        cls, kinematics: Kinematics, episodes: Iterable[FloatArray], step_s: float, period_s: float
-    ) -> Self:
-        """Measure the 95th percentiles over demonstrations, by the same path as the monitor.
-
-        Args:
-            kinematics: of the arm that was demonstrated on.
-            episodes: joint positions [N, J] rad (m) at a fixed rate; those too short to tell are passed over.
-            step_s: time between two rows of an episode.
-            period_s: control period to measure over.
-        """
-        displacements, changes = [], []
-        for positions in episodes:
-            times_s = np.arange(len(positions), dtype=np.float64) * step_s
-            periods = int(times_s[-1] / period_s + 1e-6)  # rounding must not cost the last one
-            if periods >= _AVERAGED + 2:
-                displacement, change = _motion_per_period(kinematics, times_s, positions, period_s, periods)
-                displacements.append(displacement)
-                changes.append(change)
-        return cls(
-            period_s=period_s,
-            displacement_m=float(np.percentile(np.concatenate(displacements), 95)),
-            rotation_rad=float(np.percentile(np.concatenate(changes), 95)),
-        )
+    Args:
+        kinematics: of the arm that moved.
+        episodes: joint positions [N, J] rad (m) at a fixed rate; those too short to tell are passed over.
+        step_s: time between two rows of an episode.
+        period_s: control period to measure over.
+    """
+    displacements, changes = [], []
+    for positions in episodes:
+        times_s = np.arange(len(positions), dtype=np.float64) * step_s
+        periods = int(times_s[-1] / period_s + 1e-6)  # rounding must not cost the last one
+        if periods >= _AVERAGED + 2:
+            displacement, change = _motion_per_period(kinematics, times_s, positions, period_s, periods)
+            displacements.append(displacement)
+            changes.append(change)
+    return MotionScales(
+        period_s=period_s,
+        displacement_m=float(np.percentile(np.concatenate(displacements), 95)),
+        rotation_rad=float(np.percentile(np.concatenate(changes), 95)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +65,19 @@ class MonitorConfig:
 class KinematicMonitor:
     """Stateless: everything it says follows from the window it is given."""
 
-    def __init__(self, kinematics: Kinematics, norms: MotionNorms, config: MonitorConfig) -> None:
+    def __init__(self, kinematics: Kinematics, scales: MotionScales, config: MonitorConfig) -> None:
         self._kinematics = kinematics
-        self._norms = norms
+        self._scales = scales
         self._config = config
-        self._macro = max(1, round(config.macro_s / norms.period_s))
-        self._micro = max(1, round(config.micro_s / norms.period_s))
+        self._macro = max(1, round(config.macro_s / scales.period_s))
+        self._micro = max(1, round(config.micro_s / scales.period_s))
         # a displacement lies between two poses, a change of rotation between two turns, that is three poses
         self._periods = _AVERAGED + max(self._macro, self._micro + 1)
 
     @property
     def span_s(self) -> float:
         """How long a window must be."""
-        return self._periods * self._norms.period_s
+        return self._periods * self._scales.period_s
 
     def motion(self, window: JointWindow) -> Motion | None:
         """Say how the arm moves at the newest sample.
@@ -107,10 +97,10 @@ class KinematicMonitor:
         ):
             return None
         displacement_m, change_rad = _motion_per_period(
-            self._kinematics, ages_ns.astype(np.float64) * -1e-9, window.positions, self._norms.period_s, self._periods
+            self._kinematics, ages_ns.astype(np.float64) * -1e-9, window.positions, self._scales.period_s, self._periods
         )
-        fineness = float(1 - displacement_m[-self._macro :].mean() / self._norms.displacement_m)
-        jerk = float(change_rad[-self._micro :].mean() / self._norms.rotation_rad)
+        fineness = float(1 - displacement_m[-self._macro :].mean() / self._scales.displacement_m)
+        jerk = float(change_rad[-self._micro :].mean() / self._scales.rotation_rad)
         weight = self._config.fineness_weight
         return Motion(window.stamp_ns, fineness, jerk, sensitivity=max(0.0, weight * fineness + (1 - weight) * jerk))
 

@@ -7,9 +7,8 @@ arm moves on meanwhile.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import MotionNorms
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, JointWindow, Observation
 from vlaq_ros.evaluate.referee import Referee
@@ -36,6 +34,7 @@ class Outcome:
     instruction: str
     success: bool
     precisions: tuple[str, ...]  # of its chunks
+    joints: FloatArray  # [K, J] rad (m), one row each monitor period
 
 
 def play(
@@ -75,7 +74,7 @@ def play(
             Pilot(
                 engine,
                 kinematics,
-                norms=MotionNorms(**asdict(manifest.motion)),
+                scales=manifest.motion,
                 rules=rules,
                 robot=robot,
                 config=config,
@@ -142,9 +141,9 @@ class _Episode:
         self._latency_ns = round(latency_s * 1e9)
         self._arriving: tuple[Observation, Decision, ActionChunk] | None = None
         self._precisions: list[str] = []
-        samples = 2 + round(pilot.span_s / period_s)
-        self._history: deque[tuple[int, FloatArray, FloatArray]] = deque(maxlen=samples)
-        for _ in range(samples):  # the arm stands until its motion is known
+        self._samples = 2 + round(pilot.span_s / period_s)  # that the monitor needs
+        self._history: list[tuple[int, FloatArray, FloatArray]] = []
+        for _ in range(self._samples):  # the arm stands until its motion is known
             self.advance()
         self._referee = Referee(sim.time_ns, limit_s)
 
@@ -161,7 +160,8 @@ class _Episode:
     @property
     def outcome(self) -> Outcome:
         """How it stands."""
-        return Outcome(self._seed, self.sim.instruction, self.sim.success, tuple(self._precisions))
+        joints = np.array([positions for _, positions, _ in self._history])
+        return Outcome(self._seed, self.sim.instruction, self.sim.success, tuple(self._precisions), joints)
 
     def observe(self) -> Observation:
         """See the robot now."""
@@ -184,7 +184,7 @@ class _Episode:
             if rejection is not None:
                 raise RuntimeError(f"the simulated controller rejected a command of the pilot: {rejection}")
         self._history.append((now_ns, *self.sim.joint_state()))
-        stamps_ns, positions, velocities = map(np.array, zip(*self._history, strict=True))
+        stamps_ns, positions, velocities = map(np.array, zip(*self._history[-self._samples :], strict=True))
         self.pilot.watch(JointWindow(self.sim.joint_names, stamps_ns, positions, velocities), now_ns)
 
 

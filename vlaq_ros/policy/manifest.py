@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vlaq_ros.datatypes import ActionSpace, FloatArray
+from vlaq_ros.datatypes import ActionSpace, FloatArray, MotionScales
 from vlaq_ros.errors import CorruptModelError, ManifestVersionError, ModelNotFoundError, UnknownKeyError
 
 FORMAT_VERSION = 1
@@ -25,15 +25,6 @@ class PrecisionPlan:
     weight_bits: int  # of the weight codes that are read: 8 or 4
     activation_bits: int  # of the activations entering a quantized linear: 8
     threshold: float  # the sensitivity S from which this precision is asked for
-
-
-@dataclass(frozen=True, slots=True)
-class MotionScales:
-    """What the kinematic monitor divides by: 95th percentiles over one control period of the demonstrations."""
-
-    period_s: float
-    displacement_m: float
-    rotation_rad: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros.config import PilotConfig, RobotConfig, resolve
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import MotionNorms
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import Command, Stale, Trajectory
 from vlaq_ros.errors import CameraNamesError, JointNamesError, NoDescriptionError, VlaqError
@@ -146,7 +145,7 @@ class PilotNode(LifecycleNode):
         pilot = Pilot(
             engine,
             kinematics,
-            norms=MotionNorms(manifest.motion.period_s, manifest.motion.displacement_m, manifest.motion.rotation_rad),
+            scales=manifest.motion,
             rules=[PrecisionRule(plan.name, plan.threshold) for plan in manifest.precisions],
             robot=self._robot,
             config=config,
