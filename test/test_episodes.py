@@ -12,14 +12,12 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, Float64, Int64, String
 from std_srvs.srv import Trigger
 
 from vlaq_ros.ros import episodes
 from vlaq_ros.ros.episodes import EpisodeClient, NoAnswerError
-
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+from vlaq_ros.ros.qos import LATCHED
 
 
 class PilotStandIn(LifecycleNode):

@@ -23,7 +23,7 @@ from rclpy.node import Node
 from sources import ROOT, setup_arguments
 from std_msgs.msg import String
 
-from vlaq_ros.ros.status import LATCHED
+from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))

@@ -38,7 +38,7 @@ from vlaq_ros.datatypes import Trajectory
 from vlaq_ros.errors import NoDescriptionError, VlaqError
 from vlaq_ros.ros import parameters, pilot_node
 from vlaq_ros.ros.pilot_node import PilotNode
-from vlaq_ros.ros.status import LATCHED
+from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
 DOMAIN_ID = 101 + os.getpid() % 100

@@ -19,9 +19,9 @@ from rosbags.rosbag2 import WriterError
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 
+from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.recorder import Recorder
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 BEST_EFFORT_LATCHED = QoSProfile(
     depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL, reliability=ReliabilityPolicy.BEST_EFFORT
 )

@@ -17,7 +17,7 @@ from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64, Int64, String
@@ -25,13 +25,13 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vlaq_ros import messages
+from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.sim_robot_node import SLICE_NS, SimRobotNode
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
 
 DOMAIN_ID = 1 + os.getpid() % 100
 PATIENCE_S = 30.0  # discovery alone may take seconds
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CAMERA_TOPICS = ("camera/front/image_raw", "camera/wrist/image_raw")
 TARGET = dict(zip(panda.JOINT_NAMES, (0.3, -0.2, 0.1, -2.2, 0.2, 2.2, 0.5, 0.01), strict=True))
 

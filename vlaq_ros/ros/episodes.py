@@ -11,15 +11,14 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.client import Client
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Bool, Float64, Int64, String
 from std_srvs.srv import Trigger
 
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate import recording
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S, Referee
+from vlaq_ros.ros.qos import LATCHED
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 READY_TIMEOUT_S = 90.0  # to load a policy on a busy machine
 ANSWER_TIMEOUT_S = 20.0
 LOST_AFTER_S = 2.0  # a call without an answer is repeated

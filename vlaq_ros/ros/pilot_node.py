@@ -39,7 +39,8 @@ from vlaq_ros.policy.manifest import Manifest
 from vlaq_ros.ros import encode, parameters
 from vlaq_ros.ros.flight import Flight
 from vlaq_ros.ros.lifetime import ros_lifetime
-from vlaq_ros.ros.status import LATCHED, Status
+from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.status import Status
 
 INSTRUCTION_TOPIC = "instruction"
 _POLL_S = 0.05

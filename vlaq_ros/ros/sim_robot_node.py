@@ -13,7 +13,7 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
@@ -27,12 +27,12 @@ from vlaq_ros.datatypes import ImageArray
 from vlaq_ros.errors import BadValueError, UnusableMessageError, VlaqError
 from vlaq_ros.ros import parameters
 from vlaq_ros.ros.lifetime import ros_lifetime
+from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim.pacing import Pacer
 
 SLICE_NS = 8_000_000  # of simulated time between two joint states
 SECOND_NS = 1_000_000_000
 SLOW = 0.9  # of the wanted real-time factor; below it a warning is due
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class NoEpisodeError(VlaqError):

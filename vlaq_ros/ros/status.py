@@ -6,13 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64, String
 
 from vlaq_ros.datatypes import Command, Decision, Motion
 from vlaq_ros.observe import JOINT_STATES
-
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+from vlaq_ros.ros.qos import LATCHED
 
 _OF_MOTION = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms")  # every monitor period
 _OF_COMMAND = ("precision_index", "inference_ms", "upswitch_ms")  # with every command, after its precision
