@@ -31,7 +31,7 @@ clean:
 
 # torch comes first and from here, because the package does not name it: a robot keeps its own.
 .venv/installed: setup.py constraints.txt
-	@python=$$(for name in python3.12 python3.11 python3 python; do \
+	@python=$$(for name in python3.11 python3.12 python3 python; do \
 	    "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
 	    && echo "$$name" && break; done) \
 	    || { echo "make: no Python 3.11 or 3.12 with venv found on PATH; install python3.11 and python3.11-venv" >&2; exit 1; }; \

@@ -15,6 +15,9 @@ from pathlib import Path
 from vlaq_ros.cli.arguments import whole_number
 
 ACTION_SPACES = ("joint", "end_effector")
+MEASURED_EPISODES = 36  # of the trained policy, for the scales of its motion
+MEASURED_SEED = 800_000  # demonstrations begin at 0, vlaq rollout at 900000
+LATENCY_S = 0.1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -23,20 +26,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--demos", type=Path, default=Path("out/demonstrations"), help="demonstrations, recorded where they are missing"
     )
-    parser.add_argument("--episodes", type=whole_number(1, 100_000), default=1200, help="demonstrations (1200)")
+    parser.add_argument("--episodes", type=whole_number(1, 100_000), default=1400, help="demonstrations (1400)")
     parser.add_argument("--action-space", choices=ACTION_SPACES, default="joint", help="of the chunks (joint)")
     parser.add_argument("--vision-steps", type=whole_number(1, 10**6), default=300, help="the vision tower alone (300)")
-    parser.add_argument("--steps", type=whole_number(1, 10**6), default=2600, help="of the whole policy (2600)")
+    parser.add_argument("--steps", type=whole_number(1, 10**6), default=1500, help="of the whole policy (1500)")
     parser.add_argument("--processes", type=whole_number(1, 64), default=2, help="of one thread each (2)")
     parser.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="of initialisation and batches (0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Record what is missing, then train."""
+    """Record what is missing, train, then measure how the policy moves the arm."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from vlaq_ros.config import PilotConfig
+    from vlaq_ros.control.kinematics import Kinematics
     from vlaq_ros.datatypes import ActionSpace
-    from vlaq_ros.sim import demonstrations, training
+    from vlaq_ros.evaluate.motion import on_policy
+    from vlaq_ros.evaluate.parallel import share_out
+    from vlaq_ros.evaluate.referee import TIME_LIMIT_S
+    from vlaq_ros.policy.engine import FULL
+    from vlaq_ros.policy.manifest import Manifest
+    from vlaq_ros.sim import demonstrations, panda, training
 
     recipe = training.Recipe(
         action_space=ActionSpace(arguments.action_space),
@@ -62,5 +72,20 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(task, completed=progress.step, note=note)
 
         training.train(arguments.demos, arguments.out, recipe, report)
-    print(f"{arguments.out}: trained on {kept} demonstrations; try: vlaq rollout --model {arguments.out} --precision full")
+
+        manifest = Manifest.load(arguments.out)
+        tasks = manifest.instructions
+        episodes = [(MEASURED_SEED + k, tasks[k % len(tasks)]) for k in range(MEASURED_EPISODES)]
+        measuring = bar.add_task("its motion", total=len(episodes), note="")
+        joints = []
+        for outcome in share_out(
+            arguments.out, FULL, episodes, latency_s=LATENCY_S, limit_s=TIME_LIMIT_S, jobs=arguments.processes
+        ):
+            joints.append(outcome.joints)
+            bar.advance(measuring)
+    kinematics = Kinematics(panda.urdf(), manifest.joint_names, panda.TOOL_FRAME)
+    on_policy(manifest, kinematics, joints, PilotConfig().monitor_period_s).save(arguments.out)
+    print(
+        f"{arguments.out}: trained on {kept} demonstrations; try: vlaq rollout --model {arguments.out} --precision full"
+    )
     return 0

@@ -19,8 +19,8 @@ _LOOK_S = 0.1  # between two values of S
 def on_policy(manifest: Manifest, kinematics: Kinematics, episodes: Sequence[FloatArray], period_s: float) -> Manifest:
     """Measure scales and thresholds on the policy's own episodes.
 
-    A threshold is a percentile of S (the rule where nothing is known of the errors of the precisions): of the time that
-    a precision is not too fine for, S asks for a finer one in a share of `FINER_SHARE`.
+    A threshold is a percentile of S, the rule where nothing is known of the errors of the precisions: S asks for more
+    than the coarsest precision in `FINER_SHARE` of the time, for still more in that share of it, and so on.
 
     Args:
         manifest: its control period and the names of its precisions stay.

@@ -6,5 +6,3 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 # Reliable; the last message reaches latecomers.
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL
-)  # reliable; the last message reaches latecomers

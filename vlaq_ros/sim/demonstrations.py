@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,19 +122,20 @@ def _execute(robot: SimRobot, kinematics: Kinematics, offset_m: FloatArray, dela
     robot.accept(Trajectory(robot.time_ns, robot.joint_names, times_ns, targets, velocities))
 
 
-def _record(seeds: Sequence[int], path: Path) -> tuple[int, int]:
-    """Write the successful episodes of `seeds` as one shard; the number of episodes and of frames kept."""
+def _record(seeds: Sequence[int], path: Path) -> int:
+    """Write the successful episodes of `seeds` as one shard; the number of them."""
     episodes = [demonstrate(seed, list(TASKS)[seed % len(TASKS)]) for seed in seeds]
     kept = [episode for episode in episodes if episode is not None]
+    shard: dict[str, Any] = {  # each begins with nothing: every episode may have failed
+        name: np.concatenate([np.empty((0, *shape), dtype), *(episode.frames[name] for episode in kept)])
+        for name, (shape, dtype) in FIELDS.items()
+    }
+    shard["joints"] = np.concatenate([np.empty((0, len(panda.JOINT_NAMES))), *(episode.joints for episode in kept)])
+    shard["lengths"] = np.array([len(episode.joints) for episode in kept], np.int64)
     partial = path.with_suffix(".partial.npz")
-    np.savez(
-        partial,
-        joints=np.concatenate([episode.joints for episode in kept]),
-        lengths=np.array([len(episode.joints) for episode in kept]),
-        **{name: np.concatenate([episode.frames[name] for episode in kept]) for name in FIELDS},
-    )
+    np.savez(partial, **shard)
     partial.rename(path)
-    return len(kept), sum(len(episode.frames["seed"]) for episode in kept)
+    return len(kept)
 
 
 def generate(
@@ -157,7 +159,12 @@ def generate(
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(_record, seeds, path): seeds for path, seeds in jobs.items()}
         for done in as_completed(waiting):
-            yield len(waiting[done]), done.result()[0]
+            yield len(waiting[done]), done.result()
+
+
+def shards(directory: Path) -> list[Path]:
+    """Finished shards, by their seeds; one that is still being written has another name."""
+    return sorted(directory.glob("*-*[0-9].npz"))
 
 
 def load(directory: Path, limit: int | None = None) -> tuple[dict[str, np.ndarray], list[FloatArray]]:
@@ -165,14 +172,14 @@ def load(directory: Path, limit: int | None = None) -> tuple[dict[str, np.ndarra
 
     Args:
         directory: of shards.
-        limit: episodes to read at the most.
+        limit: with so many episodes read, no further shard is opened.
     """
     frames: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     episodes: list[FloatArray] = []
-    for path in sorted(directory.glob("*-*[0-9].npz")):
+    for path in shards(directory):
         with np.load(path) as shard:
             lengths = shard["lengths"]
-            episodes += np.split(shard["joints"], np.cumsum(lengths)[:-1])
+            episodes += np.split(shard["joints"], np.cumsum(lengths))[:-1]
             for name, parts in frames.items():
                 parts.append(shard[name])
         if limit is not None and len(episodes) >= limit:

@@ -16,26 +16,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import mse_loss
 from transformers import PI0ForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
 
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.motion import MotionNorms
+from vlaq_ros.control.motion import motion_scales
 from vlaq_ros.datatypes import ActionSpace, FloatArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.policy import pi0
-from vlaq_ros.policy.manifest import Manifest, MotionScales, PrecisionPlan
+from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
 from vlaq_ros.sim import demonstrations, network, panda
 from vlaq_ros.sim.guidance import Guidance, Labels
 from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
 
 DRAWS = 4  # flow times per frame: they share the prefix, which costs most
-EMA = 0.998
 MOTION_PERIOD_S = 0.1  # of the kinematic monitor: long enough that encoder noise does not reach S
 HELD_OUT = 40  # frames come from this share of the episodes, 1 in HELD_OUT, never trained on
+REPORT_EVERY = 50
 CHECKPOINT_EVERY = 200
 _COLOUR_OF_TASK = torch.tensor([list(COLOURS).index(task.colour) for task in TASKS.values()])
 
@@ -45,7 +46,16 @@ class NoDemonstrationsError(VlaqError):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(
-            f"{str(directory)!r} holds no demonstrations; expected .npz shards; run vlaq train without --resume"
+            f"{str(directory)!r} holds no demonstrations; expected .npz shards, as vlaq train records them"
+        )
+
+
+class OtherRunError(VlaqError):
+    """A checkpoint of another recipe would be overwritten."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"{str(directory)!r} holds a run of another recipe; give the same arguments as then, or another --out"
         )
 
 
@@ -54,9 +64,9 @@ class Recipe:
     """What decides the result of a training run."""
 
     action_space: ActionSpace = ActionSpace.JOINT
-    episodes: int = 1200
+    episodes: int = 1400
     vision_steps: int = 300  # first, the vision tower alone learns where objects are
-    steps: int = 2600
+    steps: int = 1500
     batch: int = 64  # of all processes together
     learning_rate: float = 1e-3
     processes: int = 2
@@ -177,7 +187,8 @@ def _look(layer: GemmaDecoderLayer, state: Tensor, rotary: tuple[Tensor, Tensor]
     query = attention.q_proj(layer.input_layernorm(state)).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
     query, _ = apply_rotary_pos_emb(query, query, *(part[:, :1] for part in rotary))
     keys = keys.repeat_interleave(query.shape[1] // keys.shape[1], 1)
-    return (query @ keys.transpose(2, 3))[:, :, 0] * attention.scaling
+    logits: Tensor = (query @ keys.transpose(2, 3))[:, :, 0] * attention.scaling
+    return logits
 
 
 def manifest_of(
@@ -186,7 +197,6 @@ def manifest_of(
     """Statistics of the demonstrations, and what else a bundle says of itself."""
     state, actions = frames["state"].astype(np.float64), frames[recipe.action_space.value].astype(np.float64)
     kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
-    norms = MotionNorms.from_episodes(kinematics, episodes, demonstrations.STEP_S, MOTION_PERIOD_S)
     return Manifest(
         family="pi0",
         cameras=CAMERAS,
@@ -201,7 +211,7 @@ def manifest_of(
         state_std=state.std(0) + 1e-3,
         action_mean=actions.mean(0),
         action_std=actions.std(0) + 1e-3,
-        motion=MotionScales(norms.period_s, norms.displacement_m, norms.rotation_rad),
+        motion=motion_scales(kinematics, episodes, demonstrations.STEP_S, MOTION_PERIOD_S),
         precisions=(PrecisionPlan("fine", 8, 8, 0.5), PrecisionPlan("coarse", 4, 8, 0.0)),
     )
 
@@ -211,13 +221,14 @@ def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], N
 
     Raises:
         NoDemonstrationsError: `demos` is empty.
+        OtherRunError: `out` holds a run of another recipe.
     """
-    if not any(demos.glob("*.npz")):
+    if not demonstrations.shards(demos):
         raise NoDemonstrationsError(demos)
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
-    workers = multiprocessing.spawn(_work, (demos, out, recipe, None), recipe.processes - 1, join=False)
+    workers = spawn(_work, (demos, out, recipe, None), recipe.processes - 1, join=False)
     try:
         _work(-1, demos, out, recipe, report)
     finally:
@@ -249,7 +260,6 @@ class _Run:
         )
         self._guidance = Guidance()
         self._parameters = [*self._policy.parameters(), *self._guidance.parameters()]
-        self._average = [parameter.detach().clone() for parameter in self._policy.parameters()]
         self._optimizer = torch.optim.AdamW(
             self._parameters, recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
@@ -258,12 +268,12 @@ class _Run:
         self._checkpoint = out / "checkpoint.pt"
         if self._checkpoint.is_file():
             saved = torch.load(self._checkpoint, weights_only=True)
-            if saved["recipe"] == _identity(recipe):
-                self._policy.load_state_dict(saved["policy"])
-                self._guidance.load_state_dict(saved["guidance"])
-                self._optimizer.load_state_dict(saved["optimizer"])
-                self._average = saved["average"]
-                self._step = saved["step"]
+            if saved["recipe"] != _identity(recipe):
+                raise OtherRunError(out)
+            self._policy.load_state_dict(saved["policy"])
+            self._guidance.load_state_dict(saved["guidance"])
+            self._optimizer.load_state_dict(saved["optimizer"])
+            self._step = saved["step"]
 
     def go(self, report: Callable[[Progress], None] | None) -> None:
         recipe, total = self._recipe, self._recipe.vision_steps + self._recipe.steps
@@ -280,12 +290,11 @@ class _Run:
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.item()
             self._step += 1
-            if self._step % 50 == 0 and report is not None:
+            if self._step % REPORT_EVERY == 0 and report is not None:
                 now = time.monotonic()
-                means = {name: value / 50 for name, value in sums.items()}
-                progress = Progress(
-                    self._step, total, means, *self._held_out_error(), 50 * recipe.batch / (now - since), now - start
-                )
+                means = {name: value / REPORT_EVERY for name, value in sums.items()}
+                frames_per_s = REPORT_EVERY * recipe.batch / (now - since)
+                progress = Progress(self._step, total, means, *self._held_out_error(), frames_per_s, now - start)
                 with (self._out / "log.jsonl").open("a", encoding="utf-8") as log:
                     log.write(json.dumps(asdict(progress)) + "\n")
                 report(progress)
@@ -311,8 +320,6 @@ class _Run:
         for gradient, part in zip(used, flat.split([gradient.numel() for gradient in used]), strict=True):
             gradient.copy_(part.view_as(gradient))
         self._optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(self._average, list(self._policy.parameters()), 1 - EMA)
 
     @torch.no_grad()
     def _held_out_error(self) -> tuple[float, float]:
@@ -328,7 +335,7 @@ class _Run:
         return float(error[0]), float(error[1])
 
     def _save(self) -> None:
-        """Checkpoint, and the averaged policy as a bundle that the robot can already load."""
+        """Checkpoint, and the policy as a bundle that the robot can already load."""
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(
             {
@@ -336,15 +343,13 @@ class _Run:
                 "policy": self._policy.state_dict(),
                 "guidance": self._guidance.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
-                "average": self._average,
                 "step": self._step,
             },
             partial,
         )
         partial.rename(self._checkpoint)
-        names = [name for name, _ in self._policy.named_parameters()]
-        state = self._policy.state_dict() | dict(zip(names, self._average, strict=True))
-        self._policy.save_pretrained(self._out, state_dict={name: value.half() for name, value in state.items()})
+        halves = {name: value.half() for name, value in self._policy.state_dict().items()}
+        self._policy.save_pretrained(self._out, state_dict=halves)
         self._tokenizer.save_pretrained(self._out)
         self._manifest.save(self._out)
 

@@ -1,0 +1,66 @@
+"""The command `vlaq train`: its defaults are the recipe's, and it leaves a model directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from test_demonstrations import EPISODES, record
+
+from vlaq_ros.cli import train
+from vlaq_ros.cli.main import main
+from vlaq_ros.datatypes import ActionSpace
+from vlaq_ros.policy.engine import Engine
+from vlaq_ros.sim.training import Recipe
+
+
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    train.configure(parser)
+    return parser.parse_args(["--out", "out", *arguments])
+
+
+def test_the_defaults_are_the_recipes() -> None:
+    defaults = parse()
+    for name in ("action_space", "episodes", "vision_steps", "steps", "processes", "seed"):
+        assert getattr(defaults, name) == getattr(Recipe(), name), name
+    assert tuple(ActionSpace) == train.ACTION_SPACES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--episodes", "0"], "argument --episodes: got '0', expected a whole number from 1 to 100000"),
+        (["--processes", "many"], "argument --processes: got 'many', expected a whole number from 1 to 64"),
+        (["--action-space", "muscle"], "argument --action-space: invalid choice: 'muscle'"),
+    ],
+)
+def test_a_wrong_argument_is_told(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "--out", "out", *arguments])
+    assert exit_info.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_it_trains_and_says_what_to_try_next(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train, "MEASURED_EPISODES", 1)
+    demos, out = record(tmp_path_factory.getbasetemp()), tmp_path / "policy"
+    command = ["train", "--out", str(out), "--demos", str(demos), "--episodes", str(EPISODES)]
+    command += ["--vision-steps", "1", "--steps", "1", "--processes", "1"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.splitlines()[-1] == (
+        f"{out}: trained on {EPISODES} demonstrations; try: vlaq rollout --model {out} --precision full"
+    )
+    assert Engine.load(out).precisions == ("fine", "coarse")
+
+    finished = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert main(command) == 0  # the same command again goes on where it was: at the end
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == finished

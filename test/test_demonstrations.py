@@ -1,0 +1,176 @@
+"""Demonstrations: what a frame says fits the robot it was taken of, and shards come from seeds alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.datatypes import FloatArray
+from vlaq_ros.sim import demonstrations, expert, panda
+from vlaq_ros.sim.demonstrations import CHUNK_STEPS, FIELDS, FRAME_STEPS, STEP_S
+from vlaq_ros.sim.scene import CAMERAS, COLOURS, CUBE_HALF_M, TASKS, Scene
+
+EPISODES = 6  # one of each task
+
+
+def record(base: Path) -> Path:
+    """Make a directory of demonstrations once per test session: what is already there is kept."""
+    directory = base / "demonstrations"
+    assert sum(kept for _, kept in demonstrations.generate(directory, EPISODES, seed=0, processes=1)) == EPISODES
+    return directory
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def frames(demos: Path) -> dict[str, np.ndarray]:
+    return demonstrations.load(demos)[0]
+
+
+@pytest.fixture(scope="module")
+def episodes(demos: Path) -> list[FloatArray]:
+    return demonstrations.load(demos)[1]
+
+
+@pytest.fixture(scope="module")
+def kinematics() -> Kinematics:
+    return Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return Scene()
+
+
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir()}
+
+
+def test_a_frame_has_every_field(frames: dict[str, np.ndarray]) -> None:
+    assert list(frames) == list(FIELDS)
+    count = len(frames["seed"])
+    for name, (shape, dtype) in FIELDS.items():
+        assert frames[name].shape == (count, *shape), name
+        assert frames[name].dtype == dtype, name
+        assert np.isfinite(frames[name]).all(), name
+
+
+def test_an_episode_is_one_seed_and_its_task(frames: dict[str, np.ndarray], episodes: list[FloatArray]) -> None:
+    assert len(episodes) == EPISODES
+    for seed, joints in enumerate(episodes):
+        own = frames["seed"] == seed
+        assert (frames["instruction"][own] == seed % len(TASKS)).all()
+        expected = joints[seed % FRAME_STEPS :: FRAME_STEPS]
+        np.testing.assert_array_equal(frames["state"][own], expected.astype(np.float32))
+        assert joints.shape[1] == len(panda.JOINT_NAMES)
+
+
+def test_a_seed_gives_the_same_arrays_in_another_process(
+    frames: dict[str, np.ndarray], episodes: list[FloatArray]
+) -> None:
+    for seed in (3, 3, 4):
+        again = demonstrations.demonstrate(seed, list(TASKS)[seed])
+        assert again is not None
+        np.testing.assert_array_equal(again.joints, episodes[seed])
+        for name, values in again.frames.items():
+            np.testing.assert_array_equal(values, frames[name][frames["seed"] == seed], err_msg=name)
+
+
+def test_a_label_is_what_the_undisturbed_expert_would_do(frames: dict[str, np.ndarray], scene: Scene) -> None:
+    for seed in (0, 4):  # their first frame shows the layout itself
+        scene.reset(seed, list(TASKS)[seed])
+        first = int((frames["seed"] == seed).argmax())
+        planned = expert.plan(scene, CHUNK_STEPS, STEP_S)
+        np.testing.assert_array_equal(frames["end_effector"][first], planned.astype(np.float32))
+        for camera, shown in zip(CAMERAS, frames["images"][first], strict=True):
+            np.testing.assert_array_equal(shown, scene.images()[camera])
+
+
+def test_joint_labels_reach_the_poses_of_the_end_effector_labels(
+    frames: dict[str, np.ndarray], kinematics: Kinematics
+) -> None:
+    states = frames["state"].astype(np.float64)
+    tools, rotations = kinematics.forward(states)
+    for state, tool, rotation, joint, wanted in zip(
+        states, tools, rotations, frames["joint"], frames["end_effector"], strict=True
+    ):
+        reached, turned = kinematics.forward(state + np.column_stack([joint[:, :7], np.zeros(CHUNK_STEPS)]))
+        np.testing.assert_allclose(reached, tool + wanted[:, :3], atol=1e-4)
+        asked = Rotation.from_rotvec(wanted[:, 3:6]) * Rotation.from_matrix(rotation)
+        assert (Rotation.from_matrix(turned) * asked.inv()).magnitude().max() < 1e-4
+        np.testing.assert_array_equal(joint[:, 7], wanted[:, 6])  # the gripper's target is absolute
+
+
+def test_labels_of_place_agree_with_each_other(
+    frames: dict[str, np.ndarray], kinematics: Kinematics, scene: Scene
+) -> None:
+    tools, _ = kinematics.forward(frames["state"].astype(np.float64))
+    front = CAMERAS.index("front")  # it does not move
+    tasks = list(TASKS.values())
+    for i, tool in enumerate(tools):
+        colour = list(COLOURS).index(tasks[frames["instruction"][i]].colour)
+        cube, bin_ = tool + frames["relative"][i]
+        assert cube[2] > CUBE_HALF_M - 2e-3
+        assert bin_[2] == pytest.approx(0, abs=1e-4)
+        seen = frames["pixels"][i, front, [colour, len(COLOURS)]]
+        np.testing.assert_allclose(scene.project("front", np.array([cube, bin_])), seen, atol=1e-4)
+
+
+def test_an_episode_that_runs_out_of_time_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demonstrations, "TIME_LIMIT_STEPS", 8)
+    assert demonstrations.demonstrate(0, "pick up the red cube") is None
+    assert demonstrations._record(range(2), tmp_path / "0000000-0000001.npz") == 0
+    frames, episodes = demonstrations.load(tmp_path)
+    assert episodes == []
+    for name, (shape, dtype) in FIELDS.items():
+        assert frames[name].shape == (0, *shape)
+        assert frames[name].dtype == dtype
+
+
+def test_a_shard_that_was_not_finished_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(demonstrations, "TIME_LIMIT_STEPS", 8)
+    path = tmp_path / "0000000-0000001.npz"
+    write = np.savez
+
+    def die(file: Path, **arrays: np.ndarray) -> None:
+        write(file, **arrays)
+        file.write_bytes(file.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", die)
+    with pytest.raises(KeyboardInterrupt):
+        demonstrations._record(range(2), path)
+    assert len(list(tmp_path.iterdir())) == 1  # what was written so far
+    assert demonstrations.shards(tmp_path) == []
+    monkeypatch.setattr(np, "savez", write)
+    demonstrations._record(range(2), path)
+    assert list(tmp_path.iterdir()) == demonstrations.shards(tmp_path) == [path]
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_added(tmp_path: Path) -> None:
+    def generate(episodes: int) -> list[tuple[int, int]]:
+        return list(demonstrations.generate(tmp_path, episodes, seed=1, processes=1, shard=1))
+
+    assert generate(1) == [(1, 1)]
+    before = contents(tmp_path)
+    assert generate(1) == [(1, 1)]
+    assert contents(tmp_path) == before
+    assert generate(2) == [(1, 1), (1, 1)]
+    after = contents(tmp_path)
+    assert list(before) == ["0000001-0000001.npz"]
+    assert sorted(after) == ["0000001-0000001.npz", "0000002-0000002.npz"]
+    assert after["0000001-0000001.npz"] == before["0000001-0000001.npz"]
+
+    frames, episodes = demonstrations.load(tmp_path)
+    assert len(episodes) == 2
+    assert set(frames["seed"]) == {1, 2}
+    frames, episodes = demonstrations.load(tmp_path, limit=1)
+    assert len(episodes) == 1
+    assert set(frames["seed"]) == {1}

@@ -1,0 +1,145 @@
+"""The scripted expert: it solves the tasks from its own chunks, within its speeds, from wherever it finds the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import mujoco
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Trajectory
+from vlaq_ros.sim import expert, panda
+from vlaq_ros.sim.robot import SimRobot
+from vlaq_ros.sim.scene import CUBE_HALF_M, TASKS, Scene
+
+STEP_S, STEPS = 0.05, 16
+STEP_NS = round(STEP_S * 1e9)
+REPLAN_STEPS = 6
+PICK = "pick up the red cube"
+
+seeds = st.integers(0, 2**31)
+
+
+@pytest.fixture(scope="module")
+def robot() -> SimRobot:
+    return SimRobot()
+
+
+@pytest.fixture(scope="module")
+def kinematics() -> Kinematics:
+    return Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
+
+
+def drive(robot: SimRobot, kinematics: Kinematics, time_limit_s: float = 12.0) -> Iterator[FloatArray]:
+    """Let the arm follow the expert until the task is done; each chunk on the way."""
+    for _ in range(round(time_limit_s / STEP_S / REPLAN_STEPS)):
+        if robot.success:
+            return
+        actions = expert.plan(robot.scene, STEPS, STEP_S)
+        yield actions
+        state, _ = robot.joint_state()
+        targets = kinematics.joint_targets(ActionChunk(0, STEP_S, ActionSpace.END_EFFECTOR, actions), state)
+        velocities = np.gradient(np.vstack([state, targets]), STEP_S, axis=0)[1:]
+        velocities[-1] = 0
+        times_ns = (1 + np.arange(STEPS)) * STEP_NS
+        robot.accept(Trajectory(robot.time_ns, panda.JOINT_NAMES, times_ns, targets, velocities))
+        robot.advance(REPLAN_STEPS * STEP_NS)
+
+
+def drop(scene: Scene, colour: str, position: FloatArray) -> None:
+    """Put a cube somewhere else."""
+    scene.data.joint(colour).qpos[:3] = position
+    mujoco.mj_forward(scene.model, scene.data)
+
+
+@pytest.mark.parametrize("seed", range(910_000, 910_012))
+def test_it_solves_unseen_layouts_within_its_speeds(robot: SimRobot, kinematics: Kinematics, seed: int) -> None:
+    robot.reset(seed, list(TASKS)[seed % len(TASKS)])
+    for actions in drive(robot, kinematics):
+        assert actions.shape == (STEPS, 7)
+        assert np.isfinite(actions).all()
+        path = np.vstack([np.zeros(3), actions[:, :3]])
+        assert np.linalg.norm(np.diff(path, axis=0), axis=1).max() <= expert.TRANSIT_M_S * STEP_S + 1e-9
+        turns = Rotation.from_rotvec(np.vstack([np.zeros(3), actions[:, 3:6]]))
+        assert (turns[1:] * turns[:-1].inv()).magnitude().max() <= expert.TURN_RAD_S * STEP_S + 1e-9
+        assert ((actions[:, 6] >= 0) & (actions[:, 6] <= panda.FINGER_OPEN_M)).all()
+    assert robot.success
+
+
+@given(seeds, st.sampled_from(list(TASKS)))
+@settings(max_examples=30, deadline=None)
+def test_it_levels_the_hand_and_goes_to_the_cube(robot: SimRobot, seed: int, instruction: str) -> None:
+    scene = robot.scene
+    scene.reset(seed, instruction)
+    tool, rotation = scene.tool_pose()
+    actions = expert.plan(scene, 40, STEP_S)  # two seconds, enough for every layout
+    cube = scene.cube_position(scene.task.colour)
+    gaps_m = np.linalg.norm((tool + actions[:, :3] - cube)[:, :2], axis=1)
+    grasp = int(np.argmin(gaps_m))
+    assert gaps_m[grasp] < expert.CENTRED_M
+    assert (np.diff(gaps_m[: grasp + 1]) < 1e-9).all()  # straight there
+    assert (tool + actions[:, :3])[:, 2].min() > CUBE_HALF_M  # never into the table
+    turned = Rotation.from_rotvec(actions[-1, 3:6]) * Rotation.from_matrix(rotation)
+    assert (turned * expert.TOOL_DOWN.inv()).magnitude() < 1e-6
+    assert actions[0, 6] == panda.FINGER_OPEN_M  # open until it is there
+
+
+@given(seeds, st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
+@settings(max_examples=30, deadline=None)
+def test_a_cube_that_was_pushed_away_is_followed(robot: SimRobot, seed: int, x_m: float, y_m: float) -> None:
+    scene = robot.scene
+    scene.reset(seed, PICK)
+    tool, _ = scene.tool_pose()
+    drop(scene, "red", scene.cube_position("red") + np.array([x_m, y_m, 0]))
+    gap = (scene.cube_position("red") - tool)[:2]
+    reached = expert.plan(scene, STEPS, STEP_S)[-1, :2]
+    assert np.linalg.norm(gap - reached) < max(0.3 * np.linalg.norm(gap), expert.CENTRED_M)
+
+
+def test_low_beside_a_cube_it_rises_before_it_moves_sideways(robot: SimRobot, kinematics: Kinematics) -> None:
+    scene = robot.scene
+    robot.reset(2, PICK)
+    for _ in drive(robot, kinematics):
+        if scene.tool_pose()[0][2] < 0.06:
+            break
+    tool, _ = scene.tool_pose()
+    drop(scene, "red", np.array([tool[0], tool[1] + 0.08, CUBE_HALF_M]))
+    actions = expert.plan(scene, STEPS, STEP_S)
+    rising = tool[2] + actions[:, 2] < 0.07
+    assert rising.any()
+    assert np.abs(actions[rising, :2]).max() < 0.01
+    for _ in drive(robot, kinematics):
+        pass
+    assert robot.success
+
+
+def test_a_cube_that_slipped_is_picked_up_again(robot: SimRobot, kinematics: Kinematics) -> None:
+    scene = robot.scene
+    robot.reset(3, "put the red cube in the bin")
+    for _ in drive(robot, kinematics):
+        if scene.held("red") and scene.cube_position("red")[2] > 0.08:
+            break
+    assert scene.held("red")
+    drop(scene, "red", np.array([0.5, 0.0, CUBE_HALF_M]))
+    actions = expert.plan(scene, STEPS, STEP_S)
+    assert actions[-1, 6] == panda.FINGER_OPEN_M
+    for _ in drive(robot, kinematics):
+        pass
+    assert robot.success
+
+
+def test_after_success_it_stays_away_from_the_bin(robot: SimRobot) -> None:
+    scene = robot.scene
+    scene.reset(0, "put the red cube in the bin")
+    drop(scene, "red", scene.bin_position() + np.array([0, 0, 0.03]))
+    assert scene.success
+    tool, _ = scene.tool_pose()
+    actions = expert.plan(scene, STEPS, STEP_S)
+    assert np.abs(actions[:, :2]).max() < 1e-9
+    assert abs(tool[2] + actions[-1, 2] - expert.LIFT_HEIGHT_M) < 0.02
+    assert (actions[:, 6] == panda.FINGER_OPEN_M).all()
