@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print two tables: the policy, and its precisions."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from vlaq_ros.config import resolve
     from vlaq_ros.policy.engine import Engine
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = Engine.load(directory)
     manifest = engine.manifest
     steps, columns = manifest.action_mean.shape
-    policy = Table.grid(padding=(0, 2))
+    policy = Table.grid(Column(), Column(overflow="fold"), padding=(0, 2))  # a path is shown whole
     for name, value in (
         ("model", str(directory)),
         ("family", manifest.family),
