@@ -118,9 +118,10 @@ def test_labels_of_place_agree_with_each_other(
         colour = list(COLOURS).index(tasks[frames["instruction"][i]].colour)
         cube, bin_ = tool + frames["relative"][i]
         assert cube[2] > CUBE_HALF_M - 2e-3
-        assert bin_[2] == pytest.approx(0, abs=1e-4)
+        # MuJoCo's poses are those of the last step's beginning: 4 ms at 0.3 m/s behind the joints
+        assert bin_[2] == pytest.approx(0, abs=1.5e-3)
         seen = frames["pixels"][i, front, [colour, len(COLOURS)]]
-        np.testing.assert_allclose(scene.project("front", np.array([cube, bin_])), seen, atol=1e-4)
+        np.testing.assert_allclose(scene.project("front", np.array([cube, bin_])), seen, atol=2e-3)
 
 
 def test_an_episode_that_runs_out_of_time_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def load(directory: Path) -> PI0ForConditionalGeneration:
         raise CorruptModelError(directory / CONFIG_FILE, " ".join(str(error).split())) from None
     weights = directory / WEIGHTS_FILE
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = PI0ForConditionalGeneration.from_pretrained(  # its annotation misses the tuple
                 directory,
                 config=config,
@@ -74,8 +74,8 @@ def load(directory: Path) -> PI0ForConditionalGeneration:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bar and loading report off the terminal: what they say becomes an error here."""
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bar and loading report off the terminal: a mistake is an error of ours instead."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

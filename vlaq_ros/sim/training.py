@@ -349,7 +349,8 @@ class _Run:
         )
         partial.rename(self._checkpoint)
         halves = {name: value.half() for name, value in self._policy.state_dict().items()}
-        self._policy.save_pretrained(self._out, state_dict=halves)
+        with pi0.quiet():
+            self._policy.save_pretrained(self._out, state_dict=halves)
         self._tokenizer.save_pretrained(self._out)
         self._manifest.save(self._out)
 
