@@ -21,6 +21,7 @@ from vlaq_ros.policy.manifest import Manifest
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
 from vlaq_ros.policy.transforms import pixel_values
 from vlaq_ros.sim import demonstrations, network, training
+from vlaq_ros.sim.frames import Batch, Frames
 from vlaq_ros.sim.guidance import OBJECTS, Guidance, Labels
 from vlaq_ros.sim.scene import CAMERAS, TASKS
 from vlaq_ros.sim.training import DRAWS, NoDemonstrationsError, OtherRunError, Progress, Recipe
@@ -47,11 +48,11 @@ def guidance() -> Guidance:
         return Guidance()
 
 
-def batch(size: int) -> training._Batch:
+def batch(size: int) -> Batch:
     random = torch.Generator().manual_seed(size)
     tokenizer = build_tokenizer(TASKS)
     length = longest_text(tokenizer, TASKS)
-    return training._Batch(
+    return Batch(
         images=torch.rand(size, len(CAMERAS), 3, network.IMAGE_PX, network.IMAGE_PX, generator=random) * 2 - 1,
         prompts=torch.stack([prompt_ids(tokenizer, text, IMAGE_TOKENS, length) for text in list(TASKS)[:size]]),
         state=torch.randn(size, 8, generator=random),
@@ -73,7 +74,7 @@ def draws(size: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def by_transformers(
-    policy: PI0ForConditionalGeneration, frames: training._Batch, flow_time: Tensor, noise: Tensor, **options: Any
+    policy: PI0ForConditionalGeneration, frames: Batch, flow_time: Tensor, noise: Tensor, **options: Any
 ) -> Any:
     """Every draw as a frame of its own, through the class's forward."""
     ids = frames.prompts.repeat_interleave(DRAWS, 0)
@@ -91,7 +92,7 @@ def by_transformers(
 
 
 def losses(
-    policy: PI0ForConditionalGeneration, guidance: Guidance, frames: training._Batch, seed: int, *, vision_only: bool
+    policy: PI0ForConditionalGeneration, guidance: Guidance, frames: Batch, seed: int, *, vision_only: bool
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return training._losses(policy, guidance, frames, generator, vision_only=vision_only)[0]
@@ -186,17 +187,17 @@ def manifest(demos: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def frames(raw: dict[str, np.ndarray], manifest: Manifest) -> training._Frames:
-    return training._Frames(raw, manifest, build_tokenizer(TASKS))
+def frames(raw: dict[str, np.ndarray], manifest: Manifest) -> Frames:
+    return Frames(raw, manifest, build_tokenizer(TASKS))
 
 
-def test_held_out_episodes_are_never_trained_on(raw: dict[str, np.ndarray], frames: training._Frames) -> None:
+def test_held_out_episodes_are_never_trained_on(raw: dict[str, np.ndarray], frames: Frames) -> None:
     assert set(raw["seed"][frames.held_out]) == {0}  # 1 seed in 40
     assert set(raw["seed"][frames.training]) == set(range(1, EPISODES))
 
 
 def test_the_network_is_shown_what_the_robot_will_show_it(
-    raw: dict[str, np.ndarray], frames: training._Frames, manifest: Manifest
+    raw: dict[str, np.ndarray], frames: Frames, manifest: Manifest
 ) -> None:
     rows = torch.tensor([0, 30, 60])
     shown = frames.batch(rows, None)
@@ -213,7 +214,7 @@ def test_the_network_is_shown_what_the_robot_will_show_it(
         assert torch.equal(shown.labels.pixels[i], torch.from_numpy(raw["pixels"][row]))
 
 
-def test_training_disturbs_colours_and_states_but_no_label(frames: training._Frames) -> None:
+def test_training_disturbs_colours_and_states_but_no_label(frames: Frames) -> None:
     rows = torch.arange(8)
     clean, disturbed = frames.batch(rows, None), frames.batch(rows, torch.Generator().manual_seed(0))
     assert torch.equal(disturbed.actions, clean.actions)
@@ -357,7 +358,7 @@ def test_it_leaves_a_bundle_that_moves_the_robot(trained: Path, raw: dict[str, n
 
 def test_prompts_of_the_bundle_are_those_it_was_trained_on(trained: Path, raw: dict[str, np.ndarray]) -> None:
     bundle = Bundle.load(trained)
-    shown = training._Frames(raw, bundle.manifest, build_tokenizer(TASKS)).batch(torch.arange(len(raw["seed"])), None)
+    shown = Frames(raw, bundle.manifest, build_tokenizer(TASKS)).batch(torch.arange(len(raw["seed"])), None)
     for prompt, task in zip(shown.prompts, raw["instruction"], strict=True):
         assert torch.equal(prompt, bundle.prompts[list(TASKS)[task]])
 

@@ -36,12 +36,12 @@ def timeline(recording: Recording, plans: tuple[PrecisionPlan, ...], path: Path)
     colours = _colours(plans)
     zero_ns = recording.episodes[0].start_ns
     figure = Figure(figsize=(14, 6.2), layout="constrained")
-    results, motion, gripper = figure.subplots(3, sharex=True, height_ratios=(0.75, 2.2, 1))
+    results, motion, gripper = figure.subplots(3, sharex=True, height_ratios=(0.9, 2.2, 1))
     for number, episode in enumerate(recording.episodes, start=1):
         start_s, end_s = (episode.start_ns - zero_ns) * 1e-9, (episode.end_ns - zero_ns) * 1e-9
         results.barh(0, end_s - start_s, 0.9, start_s, color=SUCCESS if episode.success else FAILURE, alpha=0.85)
-        label = f"{number}: {_verdict(episode)}\n{fill(episode.instruction, 13)}"
-        results.text((start_s + end_s) / 2, 0, label, ha="center", va="center", fontsize=8, color="white")
+        label = f"{number}\n{_verdict(episode)}\n{fill(episode.instruction, 9)}"
+        results.text((start_s + end_s) / 2, 0, label, ha="center", va="center", fontsize=7, color="white")
         for axes, signal, scale in ((motion, recording.sensitivity, 1.0), (gripper, recording.gripper, 1e3)):
             _shade(axes, recording.precision, episode, colours, zero_ns)
             part = signal.within(episode)

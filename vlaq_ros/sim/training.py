@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import mse_loss
-from transformers import PI0ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PI0ForConditionalGeneration
 from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
 
 from vlaq_ros.control.kinematics import Kinematics
@@ -28,17 +28,16 @@ from vlaq_ros.datatypes import ActionSpace, FloatArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
-from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
+from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text
 from vlaq_ros.sim import demonstrations, network, panda
-from vlaq_ros.sim.guidance import Guidance, Labels
-from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
+from vlaq_ros.sim.frames import Batch, Frames
+from vlaq_ros.sim.guidance import Guidance
+from vlaq_ros.sim.scene import CAMERAS, TASKS
 
 DRAWS = 4  # flow times per frame: they share the prefix, which costs most
 MOTION_PERIOD_S = 0.1  # of the kinematic monitor: long enough that encoder noise does not reach S
-HELD_OUT = 40  # frames come from this share of the episodes, 1 in HELD_OUT, never trained on
 REPORT_EVERY = 50
 CHECKPOINT_EVERY = 200
-_COLOUR_OF_TASK = torch.tensor([list(COLOURS).index(task.colour) for task in TASKS.values()])
 
 
 class NoDemonstrationsError(VlaqError):
@@ -86,53 +85,10 @@ class Progress:
     seconds: float
 
 
-class _Frames:
-    """Demonstration frames as tensors, normalised; drawn at random."""
-
-    def __init__(self, frames: dict[str, np.ndarray], manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._images = torch.from_numpy(frames["images"])  # [N, C, H, W, 3] uint8
-        self._pixels = torch.from_numpy(frames["pixels"])
-        self._relative = torch.from_numpy(frames["relative"])
-        self._task = torch.from_numpy(frames["instruction"].astype(np.int64))
-        actions = frames[manifest.action_space.value]
-        self._state = _normalised(frames["state"], manifest.state_mean, manifest.state_std)
-        self._actions = _normalised(actions, manifest.action_mean, manifest.action_std)
-        image_tokens = len(CAMERAS) * network.GRID**2
-        self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, manifest.text_length) for text in TASKS])
-        held_out = torch.from_numpy(frames["seed"] % HELD_OUT == 0)
-        self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-
-    def batch(self, rows: Tensor, generator: torch.Generator | None) -> _Batch:
-        """Take frames; with a generator, their colours and states are disturbed."""
-        images = self._images[rows].permute(0, 1, 4, 2, 3).float().sub_(127.5).div_(127.5)
-        state = self._state[rows]
-        if generator is not None:
-            gain = 1 + 0.15 * torch.randn(len(rows), images.shape[1], 3, 1, 1, generator=generator)
-            shift = 0.1 * torch.randn(len(rows), images.shape[1], 1, 1, 1, generator=generator)
-            images = ((images + 1) * gain - 1 + shift).clamp(-1, 1)
-            state = state + 0.02 * torch.randn(state.shape, generator=generator)
-        task = self._task[rows]
-        labels = Labels(self._pixels[rows], _COLOUR_OF_TASK[task], self._relative[rows])
-        return _Batch(images, self._prompts[task], state, self._actions[rows], labels)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    images: Tensor  # [B, C, 3, H, W]
-    prompts: Tensor  # [B, P]
-    state: Tensor  # [B, S]
-    actions: Tensor  # [B, T, A]
-    labels: Labels
-
-
-def _normalised(values: np.ndarray, mean: FloatArray, std: FloatArray) -> Tensor:
-    return torch.from_numpy((values - mean) / std).float()
-
-
 def _losses(
     policy: PI0ForConditionalGeneration,
     guidance: Guidance,
-    batch: _Batch,
+    batch: Batch,
     generator: torch.Generator,
     *,
     vision_only: bool,
@@ -253,7 +209,7 @@ class _Run:
         frames, episodes = demonstrations.load(demos, recipe.episodes)
         self._tokenizer = build_tokenizer(TASKS)
         self._manifest = manifest_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
-        self._frames = _Frames(frames, self._manifest, self._tokenizer)
+        self._frames = Frames(frames, self._manifest, self._tokenizer)
         torch.manual_seed(recipe.seed)
         self._policy = network.build(
             self._tokenizer, len(self._manifest.joint_names), self._manifest.action_mean.shape[1]
