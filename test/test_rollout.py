@@ -68,6 +68,9 @@ def scripted(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Expert:
     return scripted
 
 
+STILL = np.zeros((1, 8))
+
+
 def run(
     engine: Expert | Engine, count: int, precision: str = "auto", latency_s: float = 0.1, limit_s: float = 15.0
 ) -> list[Outcome]:
@@ -113,7 +116,11 @@ def engine(tiny_bundle: Path) -> Engine:
 
 
 def test_a_rollout_repeats_itself(engine: Engine) -> None:
-    assert run(engine, 2, limit_s=1.5) == run(engine, 2, limit_s=1.5)
+    first, again = run(engine, 2, limit_s=1.5), run(engine, 2, limit_s=1.5)
+    assert first == again
+    for outcome, repeated in zip(first, again, strict=True):
+        np.testing.assert_array_equal(outcome.joints, repeated.joints)
+        assert len(outcome.joints) > 1.5 / PilotConfig().monitor_period_s  # the time to settle is in it
 
 
 def test_the_source_checkpoint_runs_alone(tiny_bundle: Path) -> None:
@@ -130,9 +137,9 @@ def test_what_the_policy_does_not_have_is_told(engine: Engine) -> None:
 
 def test_the_summary_counts(engine: Engine) -> None:
     outcomes = [
-        Outcome(1, "b", True, ("fine", "coarse", "coarse", "fine")),
-        Outcome(2, "a", False, ("coarse",)),
-        Outcome(3, "b", True, ("fine", "fine", "fine")),
+        Outcome(1, "b", True, ("fine", "coarse", "coarse", "fine"), STILL),
+        Outcome(2, "a", False, ("coarse",), STILL),
+        Outcome(3, "b", True, ("fine", "fine", "fine"), STILL),
     ]
     assert summary("auto", outcomes, 12.34) == {
         "precision": "auto",
@@ -169,7 +176,9 @@ def test_the_command_prints_a_table_and_ends_in_json(
     ) -> list[Outcome]:
         assert (model, latency_s, limit_s, jobs) == (tiny_bundle, 0.2, 15.0, 1)
         full = precision == "full"
-        return [Outcome(seed, instruction, full or seed % 3 > 0, (precision,) * 4) for seed, instruction in episodes]
+        return [
+            Outcome(seed, instruction, full or seed % 3 > 0, (precision,) * 4, STILL) for seed, instruction in episodes
+        ]
 
     monkeypatch.setattr(parallel, "share_out", share_out)
     arguments = ["--episodes", "12", "--seed", "30", "--latency", "0.2", "--jobs", "1", "--precision", "full", "fine"]
