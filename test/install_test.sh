@@ -36,7 +36,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE=OFF
 echo "-- sim_robot runs until SIGINT"
 timeout --preserve-status --signal=INT 20 "$lib/sim_robot"
 echo "-- pilot answers a missing model in a sentence"
-! "$lib/pilot" --ros-args -p autostart:=true -p model:=nowhere 2>&1 | tee pilot.txt
+if timeout 60 "$lib/pilot" --ros-args -p autostart:=true -p model:=nowhere 2>&1 | tee pilot.txt; then exit 1; fi
 grep --quiet "model directory '.*nowhere' has no" pilot.txt
 
 echo "== pip and colcon installed it"
