@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mujoco
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +14,7 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Trajectory
 from vlaq_ros.sim import expert, panda
 from vlaq_ros.sim.robot import SimRobot
-from vlaq_ros.sim.scene import CUBE_HALF_M, TASKS, Scene
+from vlaq_ros.sim.scene import CUBE_HALF_M, TASKS, Scene, mujoco  # the scene sets MUJOCO_GL first
 
 STEP_S, STEPS = 0.05, 16
 STEP_NS = round(STEP_S * 1e9)
@@ -77,11 +76,11 @@ def test_it_levels_the_hand_and_goes_to_the_cube(robot: SimRobot, seed: int, ins
     scene = robot.scene
     scene.reset(seed, instruction)
     tool, rotation = scene.tool_pose()
-    actions = expert.plan(scene, 40, STEP_S)  # two seconds, enough for every layout
+    actions = expert.plan(scene, 60, STEP_S)  # three seconds, enough for every layout
     cube = scene.cube_position(scene.task.colour)
     gaps_m = np.linalg.norm((tool + actions[:, :3] - cube)[:, :2], axis=1)
     grasp = int(np.argmin(gaps_m))
-    assert gaps_m[grasp] < 1.1 * expert.CENTRED_M  # from there on it closes the gripper instead
+    assert gaps_m[grasp] < expert.CENTRED_M
     assert (np.diff(gaps_m[: grasp + 1]) < 1e-9).all()  # straight there
     assert (tool + actions[:, :3])[:, 2].min() > CUBE_HALF_M  # never into the table
     turned = Rotation.from_rotvec(actions[-1, 3:6]) * Rotation.from_matrix(rotation)
@@ -97,8 +96,10 @@ def test_a_cube_that_was_pushed_away_is_followed(robot: SimRobot, seed: int, x_m
     tool, _ = scene.tool_pose()
     drop(scene, "red", scene.cube_position("red") + np.array([x_m, y_m, 0]))
     gap = (scene.cube_position("red") - tool)[:2]
-    reached = expert.plan(scene, STEPS, STEP_S)[-1, :2]
-    assert np.linalg.norm(gap - reached) < max(0.75 * np.linalg.norm(gap), expert.CENTRED_M)
+    way = expert.plan(scene, 60, STEP_S)[:, :2]  # three seconds, enough for every layout
+    assert abs(np.linalg.det([gap, way[STEPS - 1]])) < 1e-9  # straight there
+    assert np.linalg.norm(gap - way[STEPS - 1]) < max(0.8 * np.linalg.norm(gap), expert.CENTRED_M)
+    assert np.linalg.norm(gap - way[-1]) < expert.CENTRED_M
 
 
 def test_low_beside_a_cube_it_rises_before_it_moves_sideways(robot: SimRobot, kinematics: Kinematics) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-import mujoco
 import numpy as np
 import pinocchio as pin
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.sim import panda
-from vlaq_ros.sim.scene import Scene
+from vlaq_ros.sim.scene import Scene, mujoco  # the scene sets MUJOCO_GL first
 
 # Franka Emika's documentation of the Panda: "Robot limits", and its Denavit-Hartenberg parameters
 LOWER_RAD = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973)

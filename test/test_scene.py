@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mujoco
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,6 +28,7 @@ from vlaq_ros.sim.scene import (
     LIFTED_M,
     TASKS,
     Scene,
+    mujoco,  # the scene sets MUJOCO_GL first
 )
 
 PX = 96
