@@ -11,6 +11,7 @@ from test_demonstrations import EPISODES, record
 from vlaq_ros.cli import train
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import ActionSpace
+from vlaq_ros.evaluate import referee
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.sim.training import Recipe
 
@@ -50,6 +51,7 @@ def test_it_trains_and_says_what_to_try_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train, "MEASURED_EPISODES", 1)
+    monkeypatch.setattr(referee, "TIME_LIMIT_S", 3.0)  # this policy has learnt nothing
     demos, out = record(tmp_path_factory.getbasetemp()), tmp_path / "policy"
     command = ["train", "--out", str(out), "--demos", str(demos), "--episodes", str(EPISODES)]
     command += ["--vision-steps", "1", "--steps", "1", "--processes", "1"]

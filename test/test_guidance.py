@@ -54,7 +54,7 @@ def tokens(seed: int, length: int = CAMERAS * TOKENS) -> Tensor:
 
 def surprise(logits: Tensor, index: int) -> float:
     """Cross entropy of one choice."""
-    return float(logits.logsumexp(0) - logits[index])
+    return (logits.logsumexp(0) - logits[index]).item()
 
 
 def huber(off: Tensor, beta: float) -> Tensor:
