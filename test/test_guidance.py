@@ -82,7 +82,7 @@ def coordinate_loss(head: torch.nn.Linear, image_tokens: Tensor, places: Labels)
     for b, c, o in visible(places):
         read = head(image_tokens[b, c * TOKENS + cell(places, b, c, o)])
         losses.append(huber(read - 10 * (places.pixels[b, c, o] - 0.5), 0.2))
-    return float(torch.stack(losses).mean())
+    return torch.stack(losses).mean().item()
 
 
 @given(st.integers(0, 10**6), st.sampled_from([GRID, GRID * SUBCELLS]))
@@ -125,7 +125,7 @@ def test_the_vision_loss_in_plain_loops(guidance: Guidance, seed: int) -> None:
         part = (row % SUBCELLS) * SUBCELLS + column % SUBCELLS
         surprises.append(surprise(torch.cat(per_token), cell(places, b, c, o) * SUBCELLS**2 + part))
     expected = 0.2 * np.mean(surprises) + 0.3 * coordinate_loss(guidance.locate[0], image_tokens, places)
-    assert float(guidance.vision(image_tokens, places)) == pytest.approx(expected, rel=1e-5)
+    assert guidance.vision(image_tokens, places).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -142,7 +142,7 @@ def test_the_language_loss_in_plain_loops(guidance: Guidance, seed: int) -> None
                 surprises.append(surprise(scores, cell(places, b, c, o)))
         coordinates = coordinate_loss(guidance.locate[1 + i], image_tokens, places)
         expected += 0.1 * float(np.mean(surprises)) + 0.3 * coordinates
-    assert float(guidance.language(layers, places)) == pytest.approx(expected, rel=1e-5)
+    assert guidance.language(layers, places).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -160,9 +160,9 @@ def test_the_expert_loss_in_plain_loops(guidance: Guidance, seed: int) -> None:
                     surprises.append(surprise(looks[layer][b, head], c * TOKENS + cell(places, b, c, o)))
         expected += 0.1 * float(np.mean(surprises))
     reached = RELATIVE_SCALE_M * guidance.reach(state).reshape(FRAMES, 2, 3)
-    expected += 4 * float(huber((reached - places.relative) / RELATIVE_SCALE_M, 0.1).mean())
+    expected += 4 * huber((reached - places.relative) / RELATIVE_SCALE_M, 0.1).mean().item()
     loss, error_m = guidance.expert(state, looks, places)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(error_m, (reached - places.relative).pow(2).sum(-1).sqrt().mean(0))
     assert not error_m.requires_grad
 
