@@ -16,8 +16,8 @@ class ModelNotFoundError(VlaqError):
 
     def __init__(self, path: Path, missing: str) -> None:
         super().__init__(
-            f"model directory {str(path)!r} has no {missing}; expected a directory with config.json, "
-            "model.safetensors, tokenizer.json and manifest.json, such as models/tabletop_pi0"
+            f"model directory {str(path)!r} has no {missing}; expected a bundle such as models/tabletop_pi0_w8w4, or a "
+            "checkpoint such as models/tabletop_pi0"
         )
 
 
@@ -28,13 +28,33 @@ class CorruptModelError(VlaqError):
         super().__init__(f"model file {str(path)!r} cannot be used: {why}; copy or download it again")
 
 
-class ManifestVersionError(VlaqError):
-    """A bundle's manifest is written in a format that this package does not read."""
+class FormatVersionError(VlaqError):
+    """A document of a model directory is written in a format that this package does not read."""
 
     def __init__(self, path: Path, version: object, expected: int) -> None:
         super().__init__(
-            f"manifest {str(path)!r} has format_version {version!r}, expected {expected}; "
-            "use the release of vlaq_ros that wrote it, or train again"
+            f"{str(path)!r} has format_version {version!r}, expected {expected}; "
+            "use the release of vlaq_ros that wrote it, or make it again"
+        )
+
+
+class NotQuantizedError(VlaqError):
+    """A checkpoint where a bundle is needed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"model directory {str(path)!r} is a checkpoint, expected a bundle; make one of it: "
+            f"vlaq quantize {path} --out {path}_w8w4"
+        )
+
+
+class SourceError(VlaqError):
+    """The checkpoint that a bundle was made of is asked for and is not at hand."""
+
+    def __init__(self, bundle: Path, checkpoint: Path, why: str) -> None:
+        super().__init__(
+            f"full precision is in the checkpoint that bundle {str(bundle)!r} was made of, and {str(checkpoint)!r} {why}; "
+            "copy that checkpoint there, or take a precision of the bundle"
         )
 
 
@@ -175,3 +195,12 @@ class MissingDependencyError(VlaqError):
 
     def __init__(self, module: str) -> None:
         super().__init__(f"the Python module {module!r} is needed and not installed; {self.REMEDIES[module]}")
+
+
+class KernelBuildError(VlaqError):
+    """The native kernels could not be built or loaded; the reference runs instead."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the native kernels cannot be used: {why.rstrip('.')}; expected a C++17 compiler, such as Debian's package g++"
+        )
