@@ -33,7 +33,7 @@ class NestedLinear(nn.Module):
     lo: Tensor
     scale: Tensor
     rows: Tensor
-    half: Tensor
+    half_weight: Tensor
     half_rows: Tensor
     bias: Tensor | None
 
@@ -44,8 +44,9 @@ class NestedLinear(nn.Module):
         if kernel.layout == "tiles":
             from vlaq_ros.quant.kernels import cpu
         packed = cpu.pack(weight) if kernel.layout == "tiles" else weight
-        for name in ("hi", "lo", "scale", "rows", "half", "half_rows"):
+        for name in ("hi", "lo", "scale", "rows", "half_rows"):
             self.register_buffer(name, getattr(packed, name))
+        self.register_buffer("half_weight", packed.half)  # nn.Module has a method half
         self.register_buffer("bias", bias)
         self.in_features, self.out_features, self.block = weight.in_features, weight.out_features, weight.block
         self._groups = weight.groups
@@ -80,7 +81,7 @@ class NestedLinear(nn.Module):
             y = self._weight_only(x)
         if len(self.half_rows):
             half_bias = None if self.bias is None else self.bias[self.half_rows].to(x.dtype)
-            y[..., self.half_rows] = linear(x, self.half.to(x.dtype), half_bias)
+            y[..., self.half_rows] = linear(x, self.half_weight.to(x.dtype), half_bias)
         return y
 
     def _weight_only(self, x: Tensor) -> Tensor:
