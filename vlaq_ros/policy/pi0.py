@@ -1,186 +1,344 @@
-"""The PI0 family (arXiv 2410.24164), on the modules of transformers' `PI0ForConditionalGeneration`.
+"""The PI0 family (arXiv 2410.24164) for inference: vision tower, language model and action expert.
 
-The denoising loop is written here because transformers' `sample_actions` makes masks, positions and cache bookkeeping
-anew at every Euler step (a small network takes 1.4 to 1.7 times as long, for the very same numbers), and because the
-last layer of the VLM acts only through its keys and values: the rest of it is neither run nor held.
+The modules hold what an action depends on and nothing else: of the last language layer, only keys and values.
+Projections of the same input are one linear: queries, keys and values; gate and up. The reference for every number is
+transformers' `PI0ForConditionalGeneration`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from transformers import GemmaModel, PI0Config, PI0ForConditionalGeneration
-from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_rotary_pos_emb
-from transformers.utils import logging
+from torch import Tensor, nn
+from torch.nn.functional import gelu, rms_norm, scaled_dot_product_attention
+from transformers import PI0Config
 
-from vlaq_ros.errors import CorruptModelError, ModelNotFoundError
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+QUANTIZED = re.compile(r"(vision|language|expert)\.layers\.\d+\.(qkv|kv|out|o|fc1|fc2|gate_up|down)")
+ACTIVATION = "gelu_pytorch_tanh"
 
 
-def load(directory: Path) -> PI0ForConditionalGeneration:
-    """Read a checkpoint for inference, in float32; pickle files are never opened.
+def is_quantized(module: str) -> bool:
+    """Say whether a linear layer of `PI0Network` is held as nested codes.
 
-    Raises:
-        ModelNotFoundError: a file is missing.
-        CorruptModelError: a file cannot be read, the weights do not fit the configuration, or one is not finite.
+    =============================================  ====================================================
+    nested codes                                   16 bits: small, and a network loses most through them
+    =============================================  ====================================================
+    vision.layers: qkv, out, fc1, fc2              vision.patch, vision.position, projector, embed_tokens
+    language.layers: qkv (the last: kv), o,        state_in, action_in, time_in, time_out, action_out
+    gate_up, down
+    expert.layers: qkv, o, gate_up, down           every norm and every bias
+    =============================================  ====================================================
     """
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (directory / name).is_file():
-            raise ModelNotFoundError(directory, name)
-    try:
-        values, _ = PI0Config.get_config_dict(directory)
-        if values.get("model_type") != PI0Config.model_type:
-            raise ValueError(f"model_type is {values.get('model_type')!r}, expected {PI0Config.model_type!r}")
-        config = PI0Config.from_dict(values)
-    except Exception as error:  # whatever a wrong value raises in transformers, the file is at fault
-        raise CorruptModelError(directory / CONFIG_FILE, " ".join(str(error).split())) from None
-    weights = directory / WEIGHTS_FILE
-    try:
-        with quiet():
-            loaded: Any = PI0ForConditionalGeneration.from_pretrained(  # its annotation misses the tuple
-                directory,
-                config=config,
-                dtype=torch.float32,
-                attn_implementation="sdpa",  # faster than "eager" here; `denoise` makes its kind of mask
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # told below, in one sentence
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise CorruptModelError(weights, " ".join(str(error).split())) from None
-    network: PI0ForConditionalGeneration = loaded[0]
-    found: dict[str, Any] = loaded[1]
-    for what, names in (
-        ("missing", found["missing_keys"]),
-        ("unexpected", found["unexpected_keys"]),
-        ("of another shape", [name for name, _, _ in found["mismatched_keys"]]),
-    ):
-        if names:
-            raise CorruptModelError(
-                weights, f"for {CONFIG_FILE}, {len(names)} tensors are {what}, such as {min(names)}"
-            )
-    for name, parameter in network.named_parameters():
-        if not parameter.isfinite().all():
-            raise CorruptModelError(weights, f"{name} holds a value that is not finite")
-    network.eval().requires_grad_(False)
-    return network
+    return QUANTIZED.fullmatch(module) is not None
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bar and loading report off the terminal: a mistake is an error of ours instead."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where a layer writes its keys and values, and those that it attends to: views of one static buffer.
 
-
-def drop_unused(network: PI0ForConditionalGeneration) -> None:
-    """Free what never influences an action: the VLM after its last keys and values, the expert's word embedding."""
-    language, expert = network.model.vlm.language_model, network.model.dit
-    last = language.layers[-1]
-    del last.self_attn.q_proj, last.self_attn.o_proj, last.post_attention_layernorm, last.mlp
-    del language.norm, expert.embed_tokens
-
-
-def is_quantized(name: str) -> bool:
-    """Say whether a linear layer is worth its codes.
-
-    Those of the three transformers' layers are; the projector, the embeddings of state, action and time and the action
-    head stay in float: they are small, and a network loses most through them.
+    The group axis G holds the heads of keys, then those of values.
     """
-    return name.startswith(
-        ("model.vlm.vision_tower.encoder.layers.", "model.vlm.language_model.layers.", "model.dit.layers.")
-    )
+
+    written: Tensor  # [B, n, G, head size]
+    keys: Tensor  # [B, G / 2, m, head size]
+    values: Tensor  # [B, G / 2, m, head size]
+    mask: Tensor | None = None  # [n, m] bool; None: every token sees all of them
 
 
-class Prefix:
-    """The VLM's keys and values, in the shape of transformers' cache as far as a layer calls it."""
-
-    def __init__(self) -> None:
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def update(self, key: torch.Tensor, value: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep what a layer gives first; give what it has later behind that, without keeping it."""
-        if layer not in self.layers:
-            self.layers[layer] = (key, value)
-            return key, value
-        first_key, first_value = self.layers[layer]
-        return torch.cat([first_key, key], dim=2), torch.cat([first_value, value], dim=2)
-
-
-@torch.inference_mode()
-def denoise(
-    network: PI0ForConditionalGeneration,
-    *,
-    pixel_values: torch.Tensor,
-    input_ids: torch.Tensor,
-    state: torch.Tensor,
-    noise: torch.Tensor,
-    steps: int,
-) -> torch.Tensor:
-    """Carry noise along the flow to actions, in Euler steps from time 1 to 0.
-
-    Equals `sample_actions` of transformers with an attention mask of ones.
+class Rotary:
+    """Rotary positions (arXiv 2104.09864) of queries and keys that lie beside the values, which they leave alone.
 
     Args:
-        network: with or without what `drop_unused` drops.
-        pixel_values: [B, cameras, 3, H, W] in [-1, 1].
-        input_ids: [B, P], `cameras` images long, then text.
-        state: [B, S], normalised.
-        noise: [B, T, A].
-        steps: of Euler's method.
+        config: of a Gemma.
+        positions: [n] of the tokens.
+    """
+
+    def __init__(self, config: Any, positions: Tensor, dtype: torch.dtype) -> None:
+        size, groups = config.head_dim, config.num_key_value_heads
+        frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2) / size)
+        angle = (positions[:, None].cpu() * frequency).repeat(1, 2)[:, None]  # [n, 1, size]
+        sign = torch.cat([-torch.ones(size // 2), torch.ones(size // 2)])
+        turned, values = (1, config.num_attention_heads + groups, 1), (len(positions), groups, size)
+        cos = torch.cat([angle.cos().repeat(turned), torch.ones(values)], 1)
+        sin = torch.cat([(sign * angle.sin()).repeat(turned), torch.zeros(values)], 1)
+        self.cos, self.sin = (part.to(positions.device, dtype) for part in (cos, sin))
+
+    def __call__(self, qkv: Tensor) -> Tensor:
+        """Turn the last tokens' [B, n, ..., head size]: with queries, or keys and values alone."""
+        cos, sin = (part[-qkv.shape[1] :, -qkv.shape[2] :] for part in (self.cos, self.sin))
+        return torch.addcmul(qkv * cos, qkv.roll(qkv.shape[-1] // 2, -1), sin)
+
+
+class RMSNorm(nn.Module):
+    """Gemma's, computed in float32. A checkpoint holds the gain less one; `assemble` adds the one."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class VisionLayer(nn.Module):
+    """A layer of SigLIP."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.norm1 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, config.layer_norm_eps)
+        self.fc1 = nn.Linear(width, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[N, patches, width] to the same."""
+        query, key, value = self.qkv(self.norm1(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = scaled_dot_product_attention(query, key, value)
+        hidden = hidden + self.out(seen.transpose(1, 2).flatten(2))
+        return hidden + self.fc2(gelu(self.fc1(self.norm2(hidden)), approximate="tanh"))
+
+
+class KeyValueLayer(nn.Module):
+    """What counts of the last language layer."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.size = config.head_dim
+        self.norm1 = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.kv = nn.Linear(config.hidden_size, 2 * config.num_key_value_heads * self.size, bias=False)
+
+    def forward(self, hidden: Tensor, rotary: Rotary, window: Window) -> None:
+        """Write the keys and values of [B, n, width]."""
+        window.written.copy_(rotary(self.kv(self.norm1(hidden)).unflatten(-1, (-1, self.size))))
+
+
+class GemmaLayer(nn.Module):
+    """A layer of the language model or of the action expert."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width, self.heads, self.size = config.hidden_size, config.num_attention_heads, config.head_dim
+        self.norm1 = RMSNorm(width, config.rms_norm_eps)
+        self.qkv = nn.Linear(width, (self.heads + 2 * config.num_key_value_heads) * self.size, bias=False)
+        self.o = nn.Linear(self.heads * self.size, width, bias=False)
+        self.norm2 = RMSNorm(width, config.rms_norm_eps)
+        self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, width, bias=False)
+
+    def forward(self, hidden: Tensor, rotary: Rotary, window: Window) -> Tensor:
+        """[B, n, width] to the same; its keys and values are written where the window says."""
+        turned = rotary(self.qkv(self.norm1(hidden)).unflatten(-1, (-1, self.size)))
+        window.written.copy_(turned[:, :, self.heads :])
+        query = turned[:, :, : self.heads].transpose(1, 2)
+        seen = scaled_dot_product_attention(query, window.keys, window.values, window.mask, enable_gqa=True)
+        hidden = hidden + self.o(seen.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.norm2(hidden)).chunk(2, -1)
+        return hidden + self.down(gelu(gate, approximate="tanh") * up)
+
+
+class Vision(nn.Module):
+    """SigLIP."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        width, self.patch_size = config.hidden_size, config.patch_size
+        self.patch = nn.Linear(config.num_channels * self.patch_size**2, width)
+        self.position = nn.Parameter(torch.empty((config.image_size // self.patch_size) ** 2, width))
+        self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(width, config.layer_norm_eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [-1, 1] to [N, patches, width]."""
+        size = self.patch_size
+        patches = pixels.unflatten(3, (-1, size)).unflatten(2, (-1, size)).permute(0, 2, 4, 1, 3, 5)
+        hidden = self.patch(patches.flatten(3).flatten(1, 2)) + self.position
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return cast("Tensor", self.norm(hidden))
+
+
+class Gemma(nn.Module):
+    """The layers of the language model or of the action expert."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, hidden: Tensor, rotary: Rotary, windows: Iterable[Window]) -> Tensor:
+        """[B, n, width], and a window for every layer."""
+        for layer, window in zip(self.layers, windows, strict=True):
+            hidden = layer(hidden, rotary, window)
+        return hidden
+
+
+class Expert(Gemma):
+    """The action expert: its layers, and the norm before actions are read off."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(GemmaLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class CodedEmbedding(nn.Module):
+    """A word embedding with rows of 8 bits."""
+
+    def __init__(self, codes: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight_codes", codes)  # [V, D] int8
+        self.register_buffer("weight_scale", scale)  # [V] float32
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[P] to [P, D] float32."""
+        return self.weight_codes[ids] * self.weight_scale[ids, None]
+
+
+class PI0Network(nn.Module):
+    """All modules; `sampler` runs them.
+
+    Raises:
+        ValueError: the configuration asks for what these modules do not compute.
+    """
+
+    def __init__(self, config: PI0Config) -> None:
+        super().__init__()
+        _check(config)
+        vision, language = config.vlm_config.vision_config, config.vlm_config.text_config
+        expert, width = config.dit_config, config.dit_config.hidden_size
+        self.vision = Vision(vision)
+        self.projector = nn.Linear(vision.hidden_size, language.hidden_size)
+        self.embed_tokens = nn.Embedding(language.vocab_size, language.hidden_size)
+        full = language.num_hidden_layers - 1
+        self.language = Gemma([*(GemmaLayer(language) for _ in range(full)), KeyValueLayer(language)])
+        self.expert = Expert(expert)
+        self.state_in = nn.Linear(config.max_state_dim, width)
+        self.action_in = nn.Linear(config.max_action_dim, width)
+        self.time_in = nn.Linear(2 * width, width)
+        self.time_out = nn.Linear(width, width)
+        self.action_out = nn.Linear(width, config.max_action_dim)
+
+
+def _check(config: PI0Config) -> None:
+    vision, language, expert = config.vlm_config.vision_config, config.vlm_config.text_config, config.dit_config
+    known: list[tuple[str, Any, Any]] = [("vision_config.hidden_act", vision.hidden_act, ACTIVATION)]
+    for name, gemma in (("text_config", language), ("dit_config", expert)):
+        known += [
+            (f"{name}.hidden_act", gemma.hidden_act, ACTIVATION),
+            (f"{name}.attention_bias", gemma.attention_bias, False),
+            (f"{name}'s rope_type", gemma.rope_parameters["rope_type"], "default"),
+        ]
+    known += [  # the expert attends to the language model's keys, layer by layer
+        (f"dit_config.{name}", getattr(expert, name), getattr(language, name))
+        for name in ("num_hidden_layers", "num_key_value_heads", "head_dim")
+    ]
+    for name, value, expected in known:
+        if value != expected:
+            raise ValueError(f"{name} is {value!r}, expected {expected!r}")
+
+
+_PREFIXES = {
+    "vision": "model.vlm.vision_tower.encoder.",
+    "language": "model.vlm.language_model.",
+    "expert": "model.dit.",
+}
+_SOURCES = {
+    "vision.patch": ("model.vlm.vision_tower.embeddings.patch_embedding",),
+    "vision.norm": ("model.vlm.vision_tower.post_layernorm",),
+    "projector": ("model.vlm.multi_modal_projector.linear",),
+    "embed_tokens": ("model.vlm.language_model.embed_tokens",),
+    "expert.norm": ("model.dit.norm",),
+    "state_in": ("embed_action_time.state_proj",),
+    "action_in": ("embed_action_time.action_in_proj",),
+    "time_in": ("embed_action_time.action_time_mlp_in",),
+    "time_out": ("embed_action_time.action_time_mlp_out",),
+    "action_out": ("action_out_proj",),
+}
+_ATTENTION = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "kv": ("self_attn.k_proj", "self_attn.v_proj"),
+}
+_VISION_PARTS = _ATTENTION | {
+    "norm1": ("layer_norm1",),
+    "out": ("self_attn.out_proj",),
+    "norm2": ("layer_norm2",),
+    "fc1": ("mlp.fc1",),
+    "fc2": ("mlp.fc2",),
+}
+_GEMMA_PARTS = _ATTENTION | {
+    "norm1": ("input_layernorm",),
+    "o": ("self_attn.o_proj",),
+    "norm2": ("post_attention_layernorm",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+
+
+def sources(config: PI0Config) -> dict[str, tuple[str, ...]]:
+    """Say where every parameter of `PI0Network` comes from.
 
     Returns:
-        [B, T, A] normalised actions.
+        Name of a parameter -> transformers' names of the tensors that, concatenated along their first axis and reshaped
+        to the parameter, are its value. Nothing else of a checkpoint is used.
     """
-    prefix = Prefix()
-    hidden = network.model.embed_prefix(input_ids, pixel_values, torch.ones(pixel_values.shape[:2], dtype=torch.bool))
-    remember(network.model.vlm.language_model, hidden, prefix)
-    # The state, then the actions: everything sees the prefix and the state, only the actions see the actions.
-    expert, length, suffix = network.model.dit, input_ids.shape[1], 1 + noise.shape[1]
-    rotary = expert.rotary_emb(hidden, torch.arange(length, length + suffix)[None])
-    mask = torch.ones(1, 1, suffix, length + suffix, dtype=torch.bool)
-    mask[:, :, 0, length + 1 :] = False
-    for step in range(steps):
-        time = torch.full((len(noise),), 1 - step / steps)
-        hidden = network.embed_action_time(state, noise, time)
-        for layer in expert.layers:
-            hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, past_key_values=prefix)
-        noise = noise - network.action_out_proj(expert.norm(hidden)[:, 1:]) / steps
-    return noise
+    return {name: _source(name) for name in shapes(config)}
 
 
-def remember(language: GemmaModel, hidden: torch.Tensor, prefix: Prefix) -> list[torch.Tensor]:
-    """Run the VLM over the embedded prompt [B, P, D], attending everywhere, for its keys and values.
+def shapes(config: PI0Config) -> dict[str, torch.Size]:
+    """Give the shape of every parameter of `PI0Network`."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in PI0Network(config).named_parameters()}
 
-    Returns:
-        What entered each layer, [B, P, D].
+
+def _source(name: str) -> tuple[str, ...]:
+    if name == "vision.position":
+        return ("model.vlm.vision_tower.embeddings.position_embedding.weight",)
+    module, kind = name.rsplit(".", 1)
+    if module in _SOURCES:
+        parts = _SOURCES[module]
+    else:
+        tower, layers, index, part = module.split(".")
+        table = _VISION_PARTS if tower == "vision" else _GEMMA_PARTS
+        parts = tuple(f"{_PREFIXES[tower]}{layers}.{index}.{source}" for source in table[part])
+    return tuple(f"{source}.{kind}" for source in parts)
+
+
+def assemble(
+    config: PI0Config,
+    tensors: Iterable[tuple[str, Tensor]],
+    replaced: Mapping[str, nn.Module],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PI0Network:
+    """Make a network for inference.
+
+    Args:
+        config: of the checkpoint.
+        tensors: every parameter by its name, as `sources` says, but those of `replaced`; taken one at a time.
+        replaced: modules that take the place of the plain ones of these names.
+        dtype: of the arithmetic. The table of words keeps its own: only the rows that are looked up are converted.
+        device: of everything.
     """
-    entered = [hidden]
-    rotary = language.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
-    *layers, last = cast("Iterable[GemmaDecoderLayer]", language.layers)
-    for layer in layers:
-        hidden = layer(hidden, position_embeddings=rotary, past_key_values=prefix)
-        entered.append(hidden)
-    attention = last.self_attn
-    hidden = last.input_layernorm(hidden)
-    key, value = (
-        project(hidden).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for project in (attention.k_proj, attention.v_proj)
-    )
-    _, key = apply_rotary_pos_emb(key, key, *rotary)
-    prefix.update(key, value, attention.layer_idx)
-    return entered
+    with torch.device("meta"):
+        network = PI0Network(config)
+    for name, module in replaced.items():
+        network.set_submodule(name, module)
+    for name, tensor in tensors:
+        path, kind = name.rsplit(".", 1)
+        owner = network.get_submodule(path)
+        if owner is network.embed_tokens:
+            value = tensor.to(device)
+        elif isinstance(owner, RMSNorm):
+            value = tensor.to(device, torch.float32) + 1
+        else:
+            value = tensor.to(device, dtype)
+        setattr(owner, kind, nn.Parameter(value, requires_grad=False))
+    return network.eval()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from transformers import PI0Config, PI0ForConditionalGeneration, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from vlaq_ros.policy.tokenizer import IMAGE_TOKEN
 from vlaq_ros.sim.demonstrations import CHUNK_STEPS
@@ -70,3 +74,17 @@ def build(tokenizer: PreTrainedTokenizerFast, state_size: int, action_size: int)
             elif isinstance(module, nn.Embedding) and module.num_embeddings == len(tokenizer):
                 nn.init.normal_(module.weight, std=WIDTH**-0.5)  # of unit size once Gemma has scaled it by sqrt(WIDTH)
     return network
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bar and report off the terminal while a network is saved."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

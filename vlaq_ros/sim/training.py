@@ -26,12 +26,12 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.motion import motion_scales
 from vlaq_ros.datatypes import ActionSpace, FloatArray
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.policy import pi0
 from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text
 from vlaq_ros.sim import demonstrations, network, panda
 from vlaq_ros.sim.frames import Batch, Frames
 from vlaq_ros.sim.guidance import Guidance
+from vlaq_ros.sim.prefix import Prefix, remember
 from vlaq_ros.sim.scene import CAMERAS, TASKS
 
 DRAWS = 4  # flow times per frame: they share the prefix, which costs most
@@ -100,8 +100,8 @@ def _losses(
     if vision_only:
         return losses, torch.full((2,), torch.nan)
 
-    prefix = pi0.Prefix()
-    layer_inputs = pi0.remember(policy.model.vlm.language_model, prompt, prefix)
+    prefix = Prefix()
+    layer_inputs = remember(policy.model.vlm.language_model, prompt, prefix)
     losses["language"] = guidance.language(layer_inputs, batch.labels)
 
     size, steps, columns = batch.actions.shape
@@ -120,7 +120,7 @@ def _losses(
 
 
 def _expert(
-    policy: PI0ForConditionalGeneration, prefix: pi0.Prefix, hidden: Tensor, steps: int
+    policy: PI0ForConditionalGeneration, prefix: Prefix, hidden: Tensor, steps: int
 ) -> tuple[Tensor, list[Tensor]]:
     """Run the expert over state and draws [B, 1 + DRAWS * T, D]: its output and, per layer, what the state looks at."""
     expert = policy.model.dit
@@ -305,7 +305,7 @@ class _Run:
         )
         partial.rename(self._checkpoint)
         halves = {name: value.half() for name, value in self._policy.state_dict().items()}
-        with pi0.quiet():
+        with network.quiet():
             self._policy.save_pretrained(self._out, state_dict=halves)
         self._tokenizer.save_pretrained(self._out)
         self._manifest.save(self._out)
