@@ -7,7 +7,21 @@ centre of its bin (mid-rise), with s = max|w'| / 128 per output channel:
 
     value = ((code >> (8 - bits)) - 2^(bits - 1) + 0.5) * 2^(8 - bits) * s
 
-Dropping the low bits and keeping the corner of the bin instead would cost 5 dB.
+Dropping the low bits and keeping the corner of the bin instead would cost 5 dB. Narrowing the interval to c max|w'|
+helps 4 bits and harms 8; c is chosen per row so that the product of the errors of the widths in use is least. That is
+c = 1 for every row of every distribution tried as soon as 8 bits are read somewhere, and less where only 4 are. Signal
+to noise in dB, after rotation, with 8 / 4 bits:
+
+                                  c = 1         c = 0.9       4 bits alone, c per row
+    models/tabletop_pi0           43.7 / 19.6   30.7 / 19.7   20.0
+    normal, K = 128               43.8 / 19.7   30.5 / 19.8   20.0
+    normal, K = 2048              41.7 / 17.6   38.0 / 18.5   19.4
+    Laplace, K = 2048             41.6 / 17.5   37.9 / 18.3   19.3
+    Student's t (5), K = 2048     41.5 / 17.4   37.8 / 18.2   19.2
+    0.1 % outliers x 10, K = 2048 41.1 / 17.0   37.4 / 17.9   18.8
+
+There is no 2-bit width: with c per row it reaches 9.2 dB on models/tabletop_pi0 and 8.4 dB on normal rows of 2048, an
+error of a third of the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +34,8 @@ from torch import Tensor
 
 from vlaq_ros.quant.hadamard import block_size, padded, rotate
 from vlaq_ros.quant.rounding import Rounding, nearest
+
+_CLIPS = torch.linspace(1, 0.7, 7)  # of max|w'|, tried for rows that only 4 bits are read of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +67,14 @@ class NestedWeight:
     block: int  # of the rotation
 
 
-def quantize(weight: Tensor, widths: Tensor | None = None, rounding: Rounding = nearest) -> NestedWeight:
+def quantize(weight: Tensor, widths: Tensor | None = None, rounding: Rounding | None = None) -> NestedWeight:
     """Give every weight its code.
 
     Args:
         weight: [O, K] floating point, finite: there is no code for a NaN.
         widths: [P, O] integers, the width of every output channel in every Precision, finest first: 8, 4 or 0 (pruned)
             and never rising, or 16 in all. By default 8 and 4 for all channels.
-        rounding: chooses the codes.
+        rounding: chooses the codes; by default every code is the nearest.
 
     Raises:
         ValueError: `widths` has another shape or other values.
@@ -76,9 +92,10 @@ def quantize(weight: Tensor, widths: Tensor | None = None, rounding: Rounding = 
     block = block_size(features)
     rotated = rotate(weight.detach()[rows].float(), block)
     scale = rotated.abs().amax(dim=1) / 128
-    in_bins = rotated / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    code = rounding(in_bins, widths[:, rows])
     fine_rows = sum(group.rows for group in groups if group.bits[0] == 8)
+    scale[fine_rows:] = _clipped(rotated[fine_rows:], scale[fine_rows:])
+    in_bins = _in_bins(rotated, scale)
+    code = nearest(in_bins) if rounding is None else rounding(in_bins, widths[:, rows])
     return NestedWeight(
         hi=join(code >> 4),
         lo=join(code[:fine_rows] & 0x0F),
@@ -102,6 +119,20 @@ def _checked(widths: Tensor, outputs: int) -> list[tuple[int, ...]]:
         if set(bits) != {16} and not (set(bits) <= {8, 4, 0} and sorted(bits, reverse=True) == list(bits)):
             raise ValueError(f"a channel has widths {bits}, expected 8, 4 or 0 and never rising, or 16 in all")
     return channels
+
+
+def _in_bins(rotated: Tensor, scale: Tensor) -> Tensor:
+    return rotated / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+
+
+def _clipped(rotated: Tensor, scale: Tensor) -> Tensor:
+    """Give the scale [R], out of fractions of `scale`, with which the 4-bit values of a row are nearest to it."""
+    candidates = _CLIPS[:, None] * scale
+    errors = [
+        (dequantize(signed(nearest(_in_bins(rotated, each)) >> 4, None), 4, each) - rotated).square().sum(dim=1)
+        for each in candidates
+    ]
+    return candidates.gather(0, torch.stack(errors).argmin(dim=0, keepdim=True))[0]
 
 
 def join(nibbles: Tensor) -> Tensor:
