@@ -23,6 +23,7 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "policy": WORDS | {"quant"},
     "sim": WORDS | {"control", "policy"},
     "evaluate": WORDS | {"messages", "control", "pilot", "policy", "sim"},
+    "bench": WORDS | {"policy", "quant"},
     "ros": WORDS | {"messages", "observe", "control", "pilot", "policy", "sim", "evaluate"},
 }
 BELOW["cli"] = set(BELOW)
@@ -33,8 +34,9 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     **{name: {"ros"} for name in ROS},
     "mujoco": {"sim"},
     "pinocchio": {"control/kinematics.py"},
-    "torch": {"quant", "policy", "sim", "evaluate", "ros", "cli"},
-    "transformers": {"policy", "sim"},
+    "torch": {"quant", "policy", "sim", "evaluate", "bench", "ros", "cli"},
+    "transformers": {"policy", "sim", "bench"},
+    "triton": {"quant/kernels/cuda.py"},
     "launch": set(),
     "launch_ros": set(),
 }
