@@ -44,7 +44,7 @@ def butterflies(row: np.ndarray, block: int) -> np.ndarray:
 
 
 def by_definition(
-    row: np.ndarray, code: np.ndarray, bits: int, scale: np.float32, block: int, bias: np.float32
+    row: np.ndarray, code: np.ndarray, *, bits: int, scale: np.float32, block: int, bias: np.float32
 ) -> np.float32:
     """One output: a row of float32 activations [K'] and 8-bit codes [K']."""
     turned = butterflies(row, block)
@@ -65,7 +65,7 @@ def by_definition(
     magnitude=st.sampled_from([1e-20, 1.0, 1e20]),
     seed=st.integers(0, 2**31),
 )
-def test_every_bit_is_as_defined(rows: int, blocks: int, block: int, bits: int, magnitude: float, seed: int) -> None:
+def test_every_bit_is_as_defined(*, rows: int, blocks: int, block: int, bits: int, magnitude: float, seed: int) -> None:
     draws = np.random.default_rng(seed)
     features, outputs = blocks * block, 3
     code = torch.tensor(draws.integers(0, 256, (outputs, features), dtype=np.uint8))
@@ -83,7 +83,7 @@ def test_every_bit_is_as_defined(rows: int, blocks: int, block: int, bits: int, 
         outputs,
     )
     expected = [
-        [by_definition(row, code[o].numpy(), bits, scale[o], block, bias[o]) for o in range(outputs)] for row in x
+        [by_definition(row, code[o].numpy(), bits=bits, scale=scale[o], block=block, bias=bias[o]) for o in range(outputs)] for row in x
     ]
     assert np.array_equal(y.numpy(), np.array(expected))
 

@@ -30,7 +30,7 @@ torch.library.define(
 
 
 @torch.library.register_fake(NAME)
-def _shape(
+def _shape(  # noqa: PLR0917 - the operator's schema
     x: Tensor,
     hi: Tensor,
     lo: Tensor,

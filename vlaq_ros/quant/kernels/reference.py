@@ -15,7 +15,7 @@ from vlaq_ros.quant.hadamard import hadamard
 _COLUMNS = 512  # of a plane at a time: 1024 products of at most 127 * 128 sum to less than 2^24
 
 
-def nested_linear(
+def nested_linear(  # noqa: PLR0917 - the operator's schema
     x: Tensor,
     hi: Tensor,
     lo: Tensor,

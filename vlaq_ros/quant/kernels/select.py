@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from vlaq_ros.errors import KernelBuildError
-from vlaq_ros.quant.kernels import op, reference
+from vlaq_ros.quant.kernels import cuda, op, reference
 
 ENVIRONMENT = "VLAQ_KERNEL"  # "reference": use it whatever the machine offers
 
@@ -41,8 +41,6 @@ def _chosen(device_type: str) -> Kernel:
     if os.environ.get(ENVIRONMENT) == "reference":
         return _reference(device_type, f"The environment variable {ENVIRONMENT} asks for it.")
     if device_type == "cuda":
-        from vlaq_ros.quant.kernels import cuda
-
         if not cuda.available():
             return _reference(device_type, "The Python module triton is not installed.")
         torch.library.register_kernel(op.NAME, device_type, cuda.nested_linear)
