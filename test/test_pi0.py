@@ -1,186 +1,246 @@
-"""The PI0 network: the same actions as transformers' own loop, and files that cannot be used."""
+"""The PI0 network: the same actions as transformers' own loop, from the tensors that `sources` names and no others."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import PI0ForConditionalGeneration
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import PI0Config, PI0ForConditionalGeneration
 
-from vlaq_ros.errors import CorruptModelError, ModelNotFoundError
 from vlaq_ros.policy import pi0
+from vlaq_ros.policy.cache import Cache
+from vlaq_ros.policy.pi0 import PI0Network
+from vlaq_ros.policy.sampler import Sampler
 
-IMAGE_TOKEN_ID, IMAGE_TOKENS = 3, 2 * 36
+CPU = torch.device("cpu")
+IMAGE_TOKEN_ID, WORDS = 3, 15
 
 
-def inputs(batch: int) -> dict[str, torch.Tensor]:
+def tiny_config(
+    *,
+    heads: int = 4,
+    groups: int = 2,
+    width: int = 32,
+    expert_width: int = 24,
+    chunk: int = 6,
+    wide: int = 8,
+    layers: int = 2,
+) -> PI0Config:
+    """Sizes that differ wherever pi0 lets them, so that none can stand in for another."""
+    gemma = {
+        "model_type": "gemma",
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "head_dim": 16,
+        "vocab_size": WORDS,
+    }
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 20,
+        "intermediate_size": 28,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "patch_size": 8,
+        "image_size": 24,
+        "vision_use_head": False,
+    }
+    return PI0Config(
+        vlm_config={
+            "model_type": "paligemma",
+            "text_config": gemma | {"hidden_size": width, "intermediate_size": 40},
+            "vision_config": vision,
+            "projection_dim": width,
+            "image_token_id": IMAGE_TOKEN_ID,
+        },
+        dit_config=gemma | {"hidden_size": expert_width, "intermediate_size": 36},
+        chunk_size=chunk,
+        max_state_dim=wide,
+        max_action_dim=wide,
+    )
+
+
+def random_policy(config: PI0Config, seed: int = 0) -> PI0ForConditionalGeneration:
+    """All of it random, norms and biases too: a term that is left out shows."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        policy = PI0ForConditionalGeneration(config).eval()
+        for parameter in policy.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 16
+            nn.init.normal_(parameter, std=fan_in**-0.5)
+    return policy
+
+
+def tensors(policy: PI0ForConditionalGeneration) -> Iterator[tuple[str, Tensor]]:
+    stored, shapes = policy.state_dict(), pi0.shapes(policy.config)
+    for name, sources in pi0.sources(policy.config).items():
+        yield name, torch.cat([stored[source] for source in sources]).reshape(shapes[name])
+
+
+def assembled(policy: PI0ForConditionalGeneration, dtype: torch.dtype = torch.float32) -> PI0Network:
+    return pi0.assemble(policy.config, tensors(policy), {}, dtype, CPU)
+
+
+def inputs(config: PI0Config, batch: int, cameras: int, words: int = 5) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(batch)
-    text = torch.randint(4, 15, (batch, 9), generator=random)
+    vision, _, _ = pi0.towers(config)
+    images = cameras * (vision.image_size // vision.patch_size) ** 2
+    text = torch.randint(4, WORDS, (batch, words), generator=random)
     return {
-        "pixel_values": torch.randn(batch, 2, 3, 96, 96, generator=random),
-        "input_ids": torch.cat([torch.full((batch, IMAGE_TOKENS), IMAGE_TOKEN_ID), text], dim=1),
-        "state": torch.randn(batch, 8, generator=random),
-        "noise": torch.randn(batch, 16, 8, generator=random),
+        "pixel_values": torch.randn(batch, cameras, 3, vision.image_size, vision.image_size, generator=random),
+        "input_ids": torch.cat([torch.full((batch, images), IMAGE_TOKEN_ID), text], dim=1),
+        "state": torch.randn(batch, config.max_state_dim, generator=random),
+        "noise": torch.randn(batch, config.chunk_size, config.max_action_dim, generator=random),
     }
 
 
-@pytest.mark.parametrize(("batch", "steps"), [(1, 8), (3, 8), (2, 1), (2, 10)])
-def test_equals_sample_actions_of_transformers(tiny_bundle: Path, batch: int, steps: int) -> None:
-    arguments = inputs(batch)
-    expected = PI0ForConditionalGeneration.from_pretrained(tiny_bundle).sample_actions(
-        **arguments,
-        attention_mask=torch.ones_like(arguments["input_ids"]),
-        pixel_attention_mask=torch.ones(batch, 2, dtype=torch.bool),
+def by_transformers(policy: PI0ForConditionalGeneration, given: Mapping[str, Tensor], steps: int) -> Tensor:
+    actions: Tensor = policy.sample_actions(
+        **given,
+        attention_mask=torch.ones_like(given["input_ids"]),
+        pixel_attention_mask=torch.ones(given["pixel_values"].shape[:2], dtype=torch.bool),
         num_steps=steps,
     )
-    network = pi0.load(tiny_bundle)
-    torch.testing.assert_close(pi0.denoise(network, **arguments, steps=steps), expected, rtol=1e-5, atol=1e-5)
-    pi0.drop_unused(network)
-    torch.testing.assert_close(pi0.denoise(network, **arguments, steps=steps), expected, rtol=1e-5, atol=1e-5)
+    return actions
 
 
-def test_every_input_matters(tiny_bundle: Path) -> None:
-    network = pi0.load(tiny_bundle)
-    arguments = inputs(1)
-    actions = pi0.denoise(network, **arguments, steps=4)
-    for name, value in inputs(1).items():
+def by_us(network: PI0Network, config: PI0Config, given: Mapping[str, Tensor], steps: int, **how: Any) -> Tensor:
+    ids, dtype = given["input_ids"], network.projector.weight.dtype
+    with torch.inference_mode():
+        sampler = Sampler(network, config, steps, compiled=False)
+        text = torch.stack([network.words(row[row != IMAGE_TOKEN_ID]) for row in ids])
+        cache = how.get("cache") or Cache(config, *ids.shape, dtype, CPU)
+        return sampler(cache, given["pixel_values"].to(dtype), text, given["state"].to(dtype), given["noise"])
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    heads_and_groups=st.sampled_from([(4, 4), (4, 2), (4, 1), (1, 1), (6, 3)]),
+    widths=st.sampled_from([(32, 32), (32, 24), (24, 40)]),
+    chunk=st.integers(1, 8),
+    wide=st.sampled_from([7, 32]),
+    layers=st.integers(1, 3),
+    batch=st.integers(1, 3),
+    cameras=st.integers(1, 3),
+    steps=st.integers(1, 10),
+)
+def test_equals_sample_actions_of_transformers(
+    *,
+    heads_and_groups: tuple[int, int],
+    widths: tuple[int, int],
+    chunk: int,
+    wide: int,
+    layers: int,
+    batch: int,
+    cameras: int,
+    steps: int,
+) -> None:
+    (heads, groups), (width, expert_width) = heads_and_groups, widths
+    config = tiny_config(
+        heads=heads, groups=groups, width=width, expert_width=expert_width, chunk=chunk, wide=wide, layers=layers
+    )
+    policy, given_inputs = random_policy(config), inputs(config, batch, cameras)
+    expected = by_transformers(policy, given_inputs, steps)
+    actions = by_us(assembled(policy), config, given_inputs, steps)
+    assert (actions - expected).abs().max() < 1e-4
+    assert (actions - given_inputs["noise"]).abs().max() > 0.1  # a flow that moves
+
+
+def test_a_cache_may_be_used_again() -> None:
+    config = tiny_config()
+    network, first, other = assembled(random_policy(config)), inputs(config, 1, 2), inputs(config, 2, 2)
+    other = {name: value[1:] for name, value in other.items()}
+    expected = by_us(network, config, first, 4)
+    cache = Cache(config, 1, first["input_ids"].shape[1], torch.float32, CPU)
+    by_us(network, config, other, 4, cache=cache)
+    assert torch.equal(by_us(network, config, first, 4, cache=cache), expected)
+
+
+def test_every_input_matters() -> None:
+    config = tiny_config()
+    network, given_inputs = assembled(random_policy(config)), inputs(config, 1, 2)
+    actions = by_us(network, config, given_inputs, 4)
+    for name, value in given_inputs.items():
         changed = value.clone()
         if name == "input_ids":
             changed[:, -1] = 4 + (changed[:, -1] - 3) % 11  # another word
         else:
             changed.flatten()[0] += 1
-        assert not torch.allclose(pi0.denoise(network, **{**arguments, name: changed}, steps=4), actions), name
+        assert not torch.allclose(by_us(network, config, {**given_inputs, name: changed}, 4), actions), name
 
 
-def test_what_is_kept_is_used(tiny_bundle: Path) -> None:
-    network = pi0.load(tiny_bundle)
-    pi0.drop_unused(network)
-    network.requires_grad_(True)
-    with torch.inference_mode(False):
-        pi0.denoise.__wrapped__(network, **inputs(1), steps=2).sum().backward()
-    unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert unused == []
+def test_sources_are_what_acts() -> None:
+    """Gradients of transformers' own flow reach these tensors and no others."""
+    config = tiny_config()
+    policy, given_inputs = random_policy(config), inputs(config, 1, 2)
+    noise = given_inputs.pop("noise")
+    policy(
+        **given_inputs,
+        noise=noise,
+        timestep=torch.tensor([0.5]),
+        attention_mask=torch.ones_like(given_inputs["input_ids"]),
+        pixel_attention_mask=torch.ones(1, 2, dtype=torch.bool),
+        actions=torch.ones_like(noise),
+    ).loss.mean().backward()
+    reached = {name for name, parameter in policy.named_parameters() if parameter.grad is not None}
+    assert reached == set(chain.from_iterable(pi0.sources(config).values()))
 
 
-def test_all_linears_of_the_three_transformers_are_quantized_and_no_other(tiny_bundle: Path) -> None:
-    network = pi0.load(tiny_bundle)
-    pi0.drop_unused(network)
-    linears = {name for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+def test_a_quantized_linear_is_in_the_layers_of_a_tower() -> None:
+    config = tiny_config(layers=3)
+    with torch.device("meta"):
+        linears = {name for name, module in PI0Network(config).named_modules() if isinstance(module, nn.Linear)}
     assert {name for name in linears if not pi0.is_quantized(name)} == {
-        "model.vlm.multi_modal_projector.linear",
-        "embed_action_time.action_in_proj",
-        "embed_action_time.state_proj",
-        "embed_action_time.action_time_mlp_in",
-        "embed_action_time.action_time_mlp_out",
-        "action_out_proj",
-    }
-    vision, language, expert = 2 * 6, 7 + 2, 2 * 7  # two layers each; of the last language layer k and v alone
+        "vision.patch", "projector", "state_in", "action_in", "time_in", "time_out", "action_out",
+    }  # fmt: skip
+    vision, language, expert = 3 * 4, 2 * 4 + 1, 3 * 4  # of the last language layer, keys and values
     assert sum(map(pi0.is_quantized, linears)) == vision + language + expert
+    assert not pi0.is_quantized("vision.layers.0.norm1")
 
 
-def test_loading_says_nothing(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pi0.load(tiny_bundle)
-    assert capfd.readouterr() == ("", "")
+def test_the_table_of_words_keeps_its_dtype() -> None:
+    policy = random_policy(tiny_config()).half()
+    network = assembled(policy)
+    assert network.embed_tokens.weight.dtype is torch.float16
+    assert network.projector.weight.dtype is torch.float32
+    table = policy.model.vlm.get_input_embeddings()
+    ids = torch.tensor([5, 9, 5])
+    torch.testing.assert_close(network.words(ids), table.weight[ids].float() * 32**0.5)
 
 
-def test_a_checkpoint_in_half_precision_is_read_in_float32(tiny_bundle: Path, tmp_path: Path) -> None:
-    source = PI0ForConditionalGeneration.from_pretrained(tiny_bundle)
-    source.half().save_pretrained(tmp_path)
-    loaded = pi0.load(tmp_path).state_dict()
-    for name, halved in source.state_dict().items():
-        assert loaded[name].dtype is torch.float32
-        assert torch.equal(loaded[name], halved.float())
+def test_words_of_8_bits_are_expanded_where_they_are_looked_up() -> None:
+    codes, scale = torch.tensor([[1, -2], [127, 0], [-127, 5]], dtype=torch.int8), torch.tensor([0.5, 0.1, 2.0])
+    words = pi0.CodedEmbedding(codes, scale)(torch.tensor([2, 0]))
+    assert torch.equal(words, torch.tensor([[-254.0, 10.0], [0.5, -1.0]]))
 
 
-def copy_of(bundle: Path, directory: Path) -> Path:
-    return Path(shutil.copytree(bundle, directory / "model"))
-
-
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_named(tiny_bundle: Path, tmp_path: Path, name: str) -> None:
-    directory = copy_of(tiny_bundle, tmp_path)
-    (directory / name).unlink()
-    with pytest.raises(ModelNotFoundError, match=f"has no {name}; expected"):
-        pi0.load(directory)
-
-
-def test_a_pickle_beside_is_not_opened(tiny_bundle: Path, tmp_path: Path) -> None:
-    directory = copy_of(tiny_bundle, tmp_path)
-    torch.save(load_file(directory / "model.safetensors"), directory / "pytorch_model.bin")
-    (directory / "model.safetensors").unlink()
-    with pytest.raises(ModelNotFoundError, match=r"has no model\.safetensors"):
-        pi0.load(directory)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[:5000],  # truncated in the header
-        lambda content: content[:-5000],  # truncated in the data
-        lambda content: b"",
-        lambda content: b"PK\x03\x04" + content,  # a pickle's archive
-    ],
-)
-def test_a_damaged_file_is_told(tiny_bundle: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    weights = copy_of(tiny_bundle, tmp_path) / "model.safetensors"
-    weights.write_bytes(damage(weights.read_bytes()))
-    with pytest.raises(CorruptModelError) as caught:
-        pi0.load(weights.parent)
-    text = str(caught.value)
-    assert text.startswith(f"model file {str(weights)!r} cannot be used: ")
-    assert "\n" not in text
+def test_bfloat16_is_close() -> None:
+    config = tiny_config()
+    policy, given_inputs = random_policy(config), inputs(config, 2, 2)
+    expected = by_us(assembled(policy), config, given_inputs, 4)
+    actions = by_us(assembled(policy, torch.bfloat16), config, given_inputs, 4)
+    assert actions.dtype is torch.float32
+    assert 0 < (actions - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"num_hidden_layers": 3}, "9 tensors are missing, such as model.dit.layers.2.input_layernorm.weight;"),
-        ({"num_hidden_layers": 1}, "9 tensors are unexpected, such as model.dit.layers.1.input_layernorm.weight;"),
-        ({"intermediate_size": 96}, "6 tensors are of another shape, such as model.dit.layers.0.mlp.down_proj.weight;"),
+        (lambda vision, text, expert: setattr(vision, "hidden_act", "gelu"), "vision_config.hidden_act is 'gelu'"),
+        (lambda vision, text, expert: setattr(text, "hidden_act", "silu"), "text_config.hidden_act is 'silu'"),
+        (lambda vision, text, expert: setattr(expert, "attention_bias", True), "dit_config.attention_bias is True"),
+        (lambda vision, text, expert: setattr(expert, "head_dim", 32), "dit_config.head_dim is 32, expected 16"),
+        (lambda vision, text, expert: setattr(text, "num_hidden_layers", 5), "num_hidden_layers is 2, expected 5"),
     ],
 )
-def test_weights_that_do_not_fit_are_told(
-    tiny_bundle: Path, tmp_path: Path, change: dict[str, int], why: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    directory = copy_of(tiny_bundle, tmp_path)
-    config = json.loads((directory / "config.json").read_text())
-    config["dit_config"].update(change)
-    (directory / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CorruptModelError, match=why):
-        pi0.load(directory)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_weight_that_is_not_finite_is_told(tiny_bundle: Path, tmp_path: Path) -> None:
-    weights = copy_of(tiny_bundle, tmp_path) / "model.safetensors"
-    tensors = load_file(weights)
-    tensors["state_proj.bias"][3] = float("nan")
-    save_file(tensors, weights)
-    with pytest.raises(
-        CorruptModelError, match=r"embed_action_time\.state_proj\.bias holds a value that is not finite"
-    ):
-        pi0.load(weights.parent)
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        ("{", "not a valid JSON file"),
-        ("[]", "cannot be used"),
-        ("{}", "model_type is None, expected 'pi0'"),
-        ('{"model_type": "gemma"}', "model_type is 'gemma', expected 'pi0'"),
-        ('{"model_type": "pi0", "chunk_size": "x"}', "'chunk_size' expected int"),
-    ],
-)
-def test_a_configuration_that_cannot_be_used_is_told(tiny_bundle: Path, tmp_path: Path, content: str, why: str) -> None:
-    config = copy_of(tiny_bundle, tmp_path) / "config.json"
-    config.write_text(content)
-    with pytest.raises(CorruptModelError, match=why) as caught:
-        pi0.load(config.parent)
-    assert "\n" not in str(caught.value)
+def test_a_configuration_that_is_not_computed_is_told(change: Any, why: str) -> None:
+    config = tiny_config()
+    change(*pi0.towers(config))
+    with pytest.raises(ValueError, match=why):
+        pi0.sources(config)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, rms_norm, scaled_dot_product_attention
 from transformers import PI0Config
+
+from vlaq_ros.policy.window import Window
 
 QUANTIZED = re.compile(r"(vision|language|expert)\.layers\.\d+\.(qkv|kv|out|o|fc1|fc2|gate_up|down)")
 ACTIVATION = "gelu_pytorch_tanh"
@@ -34,43 +35,6 @@ def is_quantized(module: str) -> bool:
     =============================================  ====================================================
     """
     return QUANTIZED.fullmatch(module) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Where a layer writes its keys and values, and those that it attends to: views of one static buffer.
-
-    The group axis G holds the heads of keys, then those of values.
-    """
-
-    written: Tensor  # [B, n, G, head size]
-    keys: Tensor  # [B, G / 2, m, head size]
-    values: Tensor  # [B, G / 2, m, head size]
-    mask: Tensor | None = None  # [n, m] bool; None: every token sees all of them
-
-
-class Rotary:
-    """Rotary positions (arXiv 2104.09864) of queries and keys that lie beside the values, which they leave alone.
-
-    Args:
-        config: of a Gemma.
-        positions: [n] of the tokens.
-    """
-
-    def __init__(self, config: Any, positions: Tensor, dtype: torch.dtype) -> None:
-        size, groups = config.head_dim, config.num_key_value_heads
-        frequency = config.rope_parameters["rope_theta"] ** -(torch.arange(0, size, 2) / size)
-        angle = (positions[:, None].cpu() * frequency).repeat(1, 2)[:, None]  # [n, 1, size]
-        sign = torch.cat([-torch.ones(size // 2), torch.ones(size // 2)])
-        turned, values = (1, config.num_attention_heads + groups, 1), (len(positions), groups, size)
-        cos = torch.cat([angle.cos().repeat(turned), torch.ones(values)], 1)
-        sin = torch.cat([(sign * angle.sin()).repeat(turned), torch.zeros(values)], 1)
-        self.cos, self.sin = (part.to(positions.device, dtype) for part in (cos, sin))
-
-    def __call__(self, qkv: Tensor) -> Tensor:
-        """Turn the last tokens' [B, n, ..., head size]: with queries, or keys and values alone."""
-        cos, sin = (part[-qkv.shape[1] :, -qkv.shape[2] :] for part in (self.cos, self.sin))
-        return torch.addcmul(qkv * cos, qkv.roll(qkv.shape[-1] // 2, -1), sin)
 
 
 class RMSNorm(nn.Module):
@@ -105,7 +69,8 @@ class VisionLayer(nn.Module):
         query, key, value = self.qkv(self.norm1(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = scaled_dot_product_attention(query, key, value)
         hidden = hidden + self.out(seen.transpose(1, 2).flatten(2))
-        return hidden + self.fc2(gelu(self.fc1(self.norm2(hidden)), approximate="tanh"))
+        forward: Tensor = self.fc2(gelu(self.fc1(self.norm2(hidden)), approximate="tanh"))
+        return hidden + forward
 
 
 class KeyValueLayer(nn.Module):
@@ -113,13 +78,12 @@ class KeyValueLayer(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.size = config.head_dim
         self.norm1 = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.kv = nn.Linear(config.hidden_size, 2 * config.num_key_value_heads * self.size, bias=False)
+        self.kv = nn.Linear(config.hidden_size, 2 * config.num_key_value_heads * config.head_dim, bias=False)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, window: Window) -> None:
+    def forward(self, hidden: Tensor, window: Window) -> None:
         """Write the keys and values of [B, n, width]."""
-        window.written.copy_(rotary(self.kv(self.norm1(hidden)).unflatten(-1, (-1, self.size))))
+        window.write(self.kv(self.norm1(hidden)))
 
 
 class GemmaLayer(nn.Module):
@@ -127,23 +91,20 @@ class GemmaLayer(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        width, self.heads, self.size = config.hidden_size, config.num_attention_heads, config.head_dim
+        width, queries = config.hidden_size, config.num_attention_heads * config.head_dim
         self.norm1 = RMSNorm(width, config.rms_norm_eps)
-        self.qkv = nn.Linear(width, (self.heads + 2 * config.num_key_value_heads) * self.size, bias=False)
-        self.o = nn.Linear(self.heads * self.size, width, bias=False)
+        self.qkv = nn.Linear(width, queries + 2 * config.num_key_value_heads * config.head_dim, bias=False)
+        self.o = nn.Linear(queries, width, bias=False)
         self.norm2 = RMSNorm(width, config.rms_norm_eps)
         self.gate_up = nn.Linear(width, 2 * config.intermediate_size, bias=False)
         self.down = nn.Linear(config.intermediate_size, width, bias=False)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, window: Window) -> Tensor:
-        """[B, n, width] to the same; its keys and values are written where the window says."""
-        turned = rotary(self.qkv(self.norm1(hidden)).unflatten(-1, (-1, self.size)))
-        window.written.copy_(turned[:, :, self.heads :])
-        query = turned[:, :, : self.heads].transpose(1, 2)
-        seen = scaled_dot_product_attention(query, window.keys, window.values, window.mask, enable_gqa=True)
-        hidden = hidden + self.o(seen.transpose(1, 2).flatten(2))
+    def forward(self, hidden: Tensor, window: Window) -> Tensor:
+        """[B, n, width] to the same; keys and values are written where the window says."""
+        hidden = hidden + self.o(window.attend(self.qkv(self.norm1(hidden))))
         gate, up = self.gate_up(self.norm2(hidden)).chunk(2, -1)
-        return hidden + self.down(gelu(gate, approximate="tanh") * up)
+        forward: Tensor = self.down(gelu(gate, approximate="tanh") * up)
+        return hidden + forward
 
 
 class Vision(nn.Module):
@@ -174,10 +135,10 @@ class Gemma(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, hidden: Tensor, rotary: Rotary, windows: Iterable[Window]) -> Tensor:
+    def forward(self, hidden: Tensor, windows: Iterable[Window]) -> Tensor:
         """[B, n, width], and a window for every layer."""
         for layer, window in zip(self.layers, windows, strict=True):
-            hidden = layer(hidden, rotary, window)
+            hidden = layer(hidden, window)
         return hidden
 
 
@@ -191,6 +152,9 @@ class Expert(Gemma):
 
 class CodedEmbedding(nn.Module):
     """A word embedding with rows of 8 bits."""
+
+    weight_codes: Tensor
+    weight_scale: Tensor
 
     def __init__(self, codes: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -212,8 +176,8 @@ class PI0Network(nn.Module):
     def __init__(self, config: PI0Config) -> None:
         super().__init__()
         _check(config)
-        vision, language = config.vlm_config.vision_config, config.vlm_config.text_config
-        expert, width = config.dit_config, config.dit_config.hidden_size
+        vision, language, expert = towers(config)
+        width = expert.hidden_size
         self.vision = Vision(vision)
         self.projector = nn.Linear(vision.hidden_size, language.hidden_size)
         self.embed_tokens = nn.Embedding(language.vocab_size, language.hidden_size)
@@ -226,9 +190,20 @@ class PI0Network(nn.Module):
         self.time_out = nn.Linear(width, width)
         self.action_out = nn.Linear(width, config.max_action_dim)
 
+    def words(self, ids: Tensor) -> Tensor:
+        """Embed [P] token ids for the language model, as Gemma scales them: [P, D]."""
+        embedded: Tensor = self.embed_tokens(ids).to(self.projector.weight.dtype)
+        return embedded * embedded.shape[-1] ** 0.5
+
+
+def towers(config: PI0Config) -> tuple[Any, Any, Any]:
+    """Give the configurations of vision tower, language model and action expert."""
+    vlm: Any = config.vlm_config  # annotated as a dict, which it is in a file only
+    return vlm.vision_config, vlm.text_config, config.dit_config
+
 
 def _check(config: PI0Config) -> None:
-    vision, language, expert = config.vlm_config.vision_config, config.vlm_config.text_config, config.dit_config
+    vision, language, expert = towers(config)
     known: list[tuple[str, Any, Any]] = [("vision_config.hidden_act", vision.hidden_act, ACTIVATION)]
     for name, gemma in (("text_config", language), ("dit_config", expert)):
         known += [
@@ -250,7 +225,7 @@ _PREFIXES = {
     "language": "model.vlm.language_model.",
     "expert": "model.dit.",
 }
-_SOURCES = {
+_SOURCES: dict[str, tuple[str, ...]] = {
     "vision.patch": ("model.vlm.vision_tower.embeddings.patch_embedding",),
     "vision.norm": ("model.vlm.vision_tower.post_layernorm",),
     "projector": ("model.vlm.multi_modal_projector.linear",),
@@ -262,7 +237,7 @@ _SOURCES = {
     "time_out": ("embed_action_time.action_time_mlp_out",),
     "action_out": ("action_out_proj",),
 }
-_ATTENTION = {
+_ATTENTION: dict[str, tuple[str, ...]] = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "kv": ("self_attn.k_proj", "self_attn.v_proj"),
 }
@@ -303,12 +278,10 @@ def _source(name: str) -> tuple[str, ...]:
         return ("model.vlm.vision_tower.embeddings.position_embedding.weight",)
     module, kind = name.rsplit(".", 1)
     if module in _SOURCES:
-        parts = _SOURCES[module]
-    else:
-        tower, layers, index, part = module.split(".")
-        table = _VISION_PARTS if tower == "vision" else _GEMMA_PARTS
-        parts = tuple(f"{_PREFIXES[tower]}{layers}.{index}.{source}" for source in table[part])
-    return tuple(f"{source}.{kind}" for source in parts)
+        return tuple(f"{source}.{kind}" for source in _SOURCES[module])
+    tower, layers, index, part = module.split(".")
+    table = _VISION_PARTS if tower == "vision" else _GEMMA_PARTS
+    return tuple(f"{_PREFIXES[tower]}{layers}.{index}.{source}.{kind}" for source in table[part])
 
 
 def assemble(

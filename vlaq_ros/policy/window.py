@@ -1,0 +1,38 @@
+"""The attention of a layer whose keys and values lie in a static buffer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one layer writes and sees of the cache when it gets n tokens of each of B prompts.
+
+    Heads lie side by side: those of queries (H), of keys (G) and of values (G), each of D numbers.
+    """
+
+    cos: Tensor  # [n, heads, D] rotary positions (arXiv 2104.09864), 1 for values
+    sin: Tensor  # [n, heads, D], minus that for the first half of a head, and 0 for values
+    written: Tensor  # [B, n, 2 G, D]
+    keys: Tensor  # [B, G, m, D]
+    values: Tensor  # [B, G, m, D]
+    mask: Tensor | None  # [n, m] bool; None: every token sees all of them
+
+    def write(self, projected: Tensor) -> Tensor:
+        """Turn the heads of [B, n, heads * D], write keys and values, and give the queries [B, n, H, D]."""
+        heads = projected.view(*projected.shape[:2], *self.cos.shape[1:])
+        turned = torch.addcmul(heads * self.cos, heads.roll(heads.shape[-1] // 2, -1), self.sin)
+        query, key_value = turned.tensor_split([-self.written.shape[2]], dim=2)
+        self.written.copy_(key_value)
+        return query
+
+    def attend(self, projected: Tensor) -> Tensor:
+        """Write, and give what the queries see: [B, n, H * D]."""
+        query = self.write(projected).transpose(1, 2)
+        seen = scaled_dot_product_attention(query, self.keys, self.values, self.mask, enable_gqa=True)
+        return seen.transpose(1, 2).flatten(2)
