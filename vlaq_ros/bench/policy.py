@@ -1,0 +1,184 @@
+"""Whole policies end to end: transformers' `sample_actions` against the engine, from an observation to actions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._autograd import DeviceType  # torch.profiler's, which it does not export itself
+from torch.profiler import ProfilerActivity, profile
+from transformers import PI0ForConditionalGeneration
+from transformers.utils import logging
+
+from vlaq_ros.bench.timing import Call, Estimate, WallClock, estimate, interleave, speed_up
+from vlaq_ros.datatypes import FloatArray, Observation
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.engine import Engine
+from vlaq_ros.policy.spec import PolicySpec
+
+TRANSFORMERS = "transformers"
+_KINDS = {  # of what takes time, by what the names of operators and GPU kernels contain
+    "integer linears": ("nested_linear",),
+    "attention": ("scaled_dot_product", "attention", "flash", "fmha"),
+    "norms": ("_norm",),
+    "other linears": ("linear", "addmm", "matmul", "conv", "gemm", "cutlass"),
+}
+_OTHER, _BETWEEN = "other operators", "between operators"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A policy to measure."""
+
+    name: str
+    checkpoint: Path
+    bundles: Mapping[str, Path]  # made of it, by what is special of them; "" for the plain one
+
+
+def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: tuple[int, int]) -> dict[str, Any]:
+    """Time one policy on all its paths; the caller has pinned the threads.
+
+    Only the fastest of transformers' paths meets the others in the interleaved rounds; the rest are told by the shortest
+    of their first calls.
+
+    Returns:
+        What the report shows, ready for JSON.
+    """
+    spec = PolicySpec.load(subject.checkpoint)
+    observation = _observation(spec)
+    candidates = _transformers(Checkpoint.open(subject.checkpoint), device)
+    best, candidates_s = _fastest(candidates, device, budget_s)
+    calls = {best: candidates[best]}
+    candidates.clear()  # and their weights
+    engines = {"full": Engine.load(subject.checkpoint, full=True, device=device)}
+    engines |= {kind: Engine.load(bundle, device=device) for kind, bundle in subject.bundles.items()}
+    for kind, engine in engines.items():
+        noise = np.random.default_rng(0).standard_normal(engine.noise_shape)
+        for precision in engine.precisions:
+            name = " ".join(["vlaq", precision, *([kind] if kind not in {"", precision} else [])])
+            calls[name] = _inference(engine, observation, precision, noise)
+    timers = {name: WallClock([call], device) for name, call in calls.items()}
+    for timer in timers.values():
+        for turn in range(2):
+            timer.sample_s(turn)
+    samples = interleave(timers, budget_s=budget_s, rounds=rounds)
+    ratios = {
+        f"{name.removeprefix('vlaq ')}_over_{'transformers' if rival == best else rival.removeprefix('vlaq ')}": asdict(
+            speed_up(samples[name], samples[rival])
+        )
+        for name in samples
+        for rival in samples
+        if name != rival and name.startswith("vlaq ")
+    }
+    return {
+        "name": subject.name,
+        "threads": torch.get_num_threads(),
+        "rounds": len(samples[best]),
+        "transformers": best,
+        "transformers_ms": {name: seconds * 1e3 for name, seconds in candidates_s.items()},
+        "ms": {name: float(np.median(values)) * 1e3 for name, values in samples.items()},
+        "speed_up": ratios,
+        "shares": {name: shares(call, device) for name, call in calls.items() if name.startswith("vlaq ")},
+        "memory": {
+            kind: asdict(engine.memory) | {"over_bf16": engine.bytes_over_bf16} for kind, engine in engines.items()
+        },
+    }
+
+
+def switch(bundle: Path, device: torch.device, rounds: int) -> Estimate:
+    """Time what the first inference after a switch takes longer than one after another of the same precision, in µs."""
+    engine = Engine.load(bundle, device=device)
+    observation = _observation(engine.spec)
+    noise = np.random.default_rng(0).standard_normal(engine.noise_shape)
+    finest, *_, coarsest = engine.precisions
+    clocks = {name: WallClock([_inference(engine, observation, name, noise)], device) for name in (finest, coarsest)}
+    for clock in clocks.values():
+        clock.sample_s(0)
+    longer_us = []
+    for turn in range(rounds):
+        clocks[coarsest].sample_s(turn)
+        same_s = clocks[coarsest].sample_s(turn)
+        clocks[finest].sample_s(turn)
+        longer_us.append((clocks[coarsest].sample_s(turn) - same_s) * 1e6)
+    return estimate(np.array(longer_us))
+
+
+def shares(call: Call, device: torch.device) -> dict[str, float]:
+    """Say where the time of a call goes: shares of its duration by kind of operator, or of kernel on a GPU."""
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as record:
+        start_s = time.perf_counter()
+        call()
+        took_us = (time.perf_counter() - start_s) * 1e6
+    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    sums = dict.fromkeys([*_KINDS, _OTHER], 0.0)
+    for event in record.events() or ():
+        if event.cpu_parent is None and event.device_type == wanted:
+            sums[_kind(event.name)] += event.time_range.elapsed_us()
+    return {kind: us / took_us for kind, us in sums.items()} | {_BETWEEN: 1 - sum(sums.values()) / took_us}
+
+
+def _kind(operator: str) -> str:
+    return next((kind for kind, parts in _KINDS.items() if any(part in operator for part in parts)), _OTHER)
+
+
+def _observation(spec: PolicySpec) -> Observation:
+    generator = np.random.default_rng(0)
+    size = spec.image_size_px
+    images = {camera: generator.integers(0, 256, (size, size, 3), dtype=np.uint8) for camera in spec.cameras}
+    return Observation(0, images, spec.joint_names, spec.state_mean, spec.instructions[0])
+
+
+def _inference(engine: Engine, observation: Observation, precision: str, noise: FloatArray) -> Call:
+    return lambda: engine.infer(observation, precision, noise)
+
+
+def _transformers(checkpoint: Checkpoint, device: torch.device) -> dict[str, Call]:
+    """Load transformers' own class in every way that it is used, with inputs that are already tensors on the device."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    calls: dict[str, Call] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        for attention in ("eager", "sdpa"):
+            network: Any = PI0ForConditionalGeneration.from_pretrained(
+                checkpoint.directory, dtype=dtype, attn_implementation=attention, local_files_only=True
+            )
+            network.eval().to(device)
+            calls[f"{TRANSFORMERS} {name} {attention}"] = _sampling(network.sample_actions, checkpoint, dtype, device)
+    return calls
+
+
+def _sampling(
+    sample: Callable[..., torch.Tensor], checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+) -> Call:
+    spec, config = checkpoint.spec, checkpoint.config
+    cameras, size = len(spec.cameras), spec.image_size_px
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "pixel_values": torch.rand(1, cameras, 3, size, size, generator=generator).mul_(2).sub_(1).to(device, dtype),
+        "state": torch.randn(1, config.max_state_dim, generator=generator).to(device, dtype),
+        "noise": torch.randn(1, config.chunk_size, config.max_action_dim, generator=generator).to(device, dtype),
+        "input_ids": checkpoint.prompts[spec.instructions[0]][None].to(device),
+        "pixel_attention_mask": torch.ones(1, cameras, dtype=torch.bool, device=device),
+    }
+
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return sample(**inputs, num_steps=spec.denoising_steps)
+
+    return run
+
+
+def _fastest(calls: Mapping[str, Call], device: torch.device, budget_s: float) -> tuple[str, dict[str, float]]:
+    """Call each once to warm it and then, in turn, as often as a share of the budget allows."""
+    timers = {name: WallClock([call], device) for name, call in calls.items()}
+    for timer in timers.values():
+        timer.sample_s(0)
+    samples = interleave(timers, budget_s=budget_s / 4, rounds=(1, 5))
+    shortest_s = {name: float(values.min()) for name, values in samples.items()}
+    return min(shortest_s, key=shortest_s.__getitem__), shortest_s

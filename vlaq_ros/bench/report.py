@@ -1,0 +1,254 @@
+"""What a benchmark found, as tables for docs/performance.md and as one line of JSON. No number is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from vlaq_ros.errors import VlaqError
+
+BEGIN, END = "<!-- vlaq bench: from here -->", "<!-- vlaq bench: to here -->"
+_LARGE = 1024  # features from which the targets count a layer
+_PARITY = 0.95  # that the lower bound of a ratio to the best installable path must reach
+_TARGETS = {  # on a machine with AMX: rows -> speed-up over prepacked bf16
+    8: {1: 2.2, 16: 1.6, 51: 1.45, 300: 1.6, 816: 1.35},
+    4: {1: 3.4, 16: 2.1, 51: 1.75, 300: 1.7, 816: 1.35},
+}
+_BYTES_TARGETS = {"": 0.505, "budget": 0.305}  # of the linears, by what is special of a bundle
+_LINEAR_KEYS = ("n", "k", "m", "threads", "w8_over_bf16", "w4_over_bf16", "best_installable_w8", "best_installable_w4")
+_LINEAR_EXTRAS = (
+    *("w8_over_fp32", "w4_over_fp32", "w8_over_bf16_path"),
+    *("best_installable_w8_path", "best_installable_w4_path"),
+)
+_POLICY_KEYS = ("coarse_over_transformers", "coarse_over_full", "coarse_over_fine")
+
+
+class MarkersError(VlaqError):
+    """A page has no place for the tables."""
+
+    def __init__(self, page: object) -> None:
+        super().__init__(f"{page} lacks the lines {BEGIN!r} and {END!r}; add them where the tables belong")
+
+
+def last_line(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what the last line of `vlaq bench` says: the embedded policy, and all linear layers."""
+    embedded = document["policies"][0]
+    return {
+        "linear": [{key: row[key] for key in (*_LINEAR_KEYS, *_LINEAR_EXTRAS)} for row in document["linear"]],
+        "policy": {key: embedded["speed_up"][key]["median"] for key in _POLICY_KEYS},
+        "bytes_over_bf16": embedded["memory"][""]["over_bf16"],
+        "switch_us": document["switch_us"]["median"],
+    }
+
+
+def rewrite(page: str, text: str, tables: str) -> str:
+    """Put the tables between the markers of a page; `page` names it in the error.
+
+    Raises:
+        MarkersError: the text does not hold each marker once, in order.
+    """
+    head, begin, rest = text.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise MarkersError(page)
+    return f"{head}{begin}\n{tables}\n{end}{tail}"
+
+
+def tables(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Lay out all that was measured, a chapter for each device; CUDA has one also where it was not measured."""
+    by_device = {document["machine"]["device"]: document for document in documents}
+    chapters = [line for document in by_device.values() for line in _chapter(document)]
+    if "cuda" not in by_device:
+        chapters += ["## CUDA", "", "Not measured: no GPU was at hand. `vlaq bench --device cuda` measures it.", ""]
+    return "\n".join(chapters).rstrip()
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Give the n-th root of the product of n values."""
+    return float(np.exp(np.mean(np.log(list(values)))))
+
+
+def _chapter(document: Mapping[str, Any]) -> list[str]:
+    return [
+        f"## {'CUDA' if document['machine']['device'] == 'cuda' else 'CPU'}",
+        "",
+        *_machine(document),
+        *_targets(document),
+        *_linears(document),
+        *_policies(document["policies"]),
+        *_paths(document),
+    ]
+
+
+def _machine(document: Mapping[str, Any]) -> list[str]:
+    machine = document["machine"]
+    caches = ", ".join(f"{level} {size / 2**20:g} MB" for level, size in machine["caches_bytes"].items())
+    rows = [
+        [
+            str(roof["threads"]),
+            *(f"{rate / 1e9:.0f}" for rate in roof["read_bytes_s"].values()),
+            *(f"{rate / 1e9:.0f}" for rate in roof["operations_s"].values()),
+        ]
+        for roof in document["roofs"]
+    ]
+    levels, kinds = document["roofs"][0]["read_bytes_s"], document["roofs"][0]["operations_s"]
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    return [
+        f"{machine['name']}; {' '.join(machine['instructions'])}; {caches}; {machine['frequency']}; {versions}. "
+        f"Kernel: **{document['kernel']['name']}**. {document['kernel']['why']}",
+        "",
+        *_table(["threads", *(f"{level}, GB/s" for level in levels), *(f"{kind}, GOP/s" for kind in kinds)], rows),
+    ]
+
+
+def _targets(document: Mapping[str, Any]) -> list[str]:
+    """Hold the geometric means over the large layers on one thread against the targets."""
+    large = [row for row in document["linear"] if row["threads"] == 1 and row["k"] >= _LARGE]
+    lines = ["### Targets", ""]
+    for bits, targets in _TARGETS.items():
+        rows = []
+        for m, target in targets.items():
+            cells = [row for row in large if row["m"] == m]
+            if cells:
+                means = [
+                    geometric_mean(row[f"{key}"] for row in cells)
+                    for key in (f"w{bits}_over_bf16", f"w{bits}_over_fp32", f"best_installable_w{bits}")
+                ]
+                rows.append([str(m), f"{target:g}", *(f"{mean:.2f}" for mean in means)])
+        heads = ["M", "target over bf16", "over the best bf16", "over the best fp32", "over the best installable"]
+        lines += [f"W{bits}A8, one thread, geometric mean over the layers with K of {_LARGE} or more:", ""]
+        lines += _table(heads, rows)
+    every = [
+        (row, bits, row[f"best_installable_w{bits}_95"][0])
+        for row in document["linear"]
+        for bits in _TARGETS
+        if f"best_installable_w{bits}" in row
+    ]
+    behind = [cell for cell in every if cell[2] < _PARITY]
+    lines += [
+        f"Against the best installable path of the same width, {len(every) - len(behind)} of {len(every)} cells have a "
+        f"lower 95 % bound of {_PARITY} or more.",
+        "",
+    ]
+    if behind:
+        lines += _table(
+            ["behind", "N x K", "M", "threads", "ratio", "95 %", "against"],
+            [
+                [
+                    f"W{bits}A8",
+                    f"{row['n']} x {row['k']}",
+                    str(row["m"]),
+                    str(row["threads"]),
+                    f"{row[f'best_installable_w{bits}']:.2f}",
+                    _interval(row[f"best_installable_w{bits}_95"]),
+                    row[f"best_installable_w{bits}_path"],
+                ]
+                for row, bits, _ in behind
+            ],
+        )
+    return lines
+
+
+def _linears(document: Mapping[str, Any]) -> list[str]:
+    lines = ["### Linear layers", ""]
+    for threads, rows in _grouped(document["linear"], "threads"):
+        lines += [f"{threads} thread{'s' if threads > 1 else ''}; µs, and in brackets the share of the roofline:", ""]
+        body = []
+        for row in rows:
+            ours = [row["paths"][name] for name in ("vlaq W8A8", "vlaq W4A8")]
+            body.append(
+                [
+                    f"{row['n']} x {row['k']}",
+                    str(row["m"]),
+                    *(f"{path['us']:.0f} ({path['of_roof']:.0%})" for path in ours),
+                    *(
+                        f"{row[key]:.2f} [{_interval(row[f'{key}_95'])}]"
+                        for key in ("w8_over_bf16", "w4_over_bf16", "w8_over_fp32", "w4_over_fp32")
+                    ),
+                    *(
+                        f"{row[key]:.2f} [{_interval(row[f'{key}_95'])}] {row[f'{key}_path']}"
+                        for key in ("best_installable_w8", "best_installable_w4")
+                    ),
+                ]
+            )
+        heads = ["N x K", "M", "W8A8", "W4A8", "W8 / bf16", "W4 / bf16", "W8 / fp32", "W4 / fp32"]
+        lines += _table([*heads, "W8 / best installable", "W4 / best installable"], body)
+    return lines
+
+
+def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["### Policies end to end", ""]
+    for policy in policies:
+        lines += [f"**{policy['name']}**, {policy['threads']} thread{'s' if policy['threads'] > 1 else ''}:", ""]
+        best = policy["ms"][policy["transformers"]]
+        rows = []
+        for name, ms in policy["ms"].items():
+            kind = policy["shares"].get(name)
+            shares = ", ".join(f"{what} {share:.0%}" for what, share in kind.items() if share >= 0.005) if kind else ""
+            rows.append([name, f"{ms:.1f}", f"{best / ms:.2f}", shares])
+        once = policy["transformers_ms"].items()
+        rows += [
+            [f"{name} (few calls)", f"{ms:.1f}", f"{best / ms:.2f}", ""]
+            for name, ms in once
+            if name not in policy["ms"]
+        ]
+        lines += _table(["path", "ms", "speed-up over the best of transformers", "where its time goes"], rows)
+        ratios = [(key, value) for key, value in policy["speed_up"].items() if key in _POLICY_KEYS or "budget" in key]
+        lines += _table(
+            ["ratio", "speed-up", "95 %"],
+            [[key.replace("_", " "), f"{v['median']:.2f}", _interval([v["low"], v["high"]])] for key, v in ratios],
+        )
+        lines += _table(
+            ["held", "linears / bf16", "target", "all / bf16", "process grew by, MB"],
+            [
+                [
+                    kind or "fine and coarse",
+                    f"{memory['over_bf16']['linears']:.3f}",
+                    f"{_BYTES_TARGETS[kind]:g}" if kind in _BYTES_TARGETS else "",
+                    f"{memory['over_bf16']['all']:.3f}",
+                    f"{memory['resident_growth'] / 2**20:.0f}",
+                ]
+                for kind, memory in policy["memory"].items()
+            ],
+        )
+    return lines
+
+
+def _paths(document: Mapping[str, Any]) -> list[str]:
+    """Tell of every path: how its numbers are quantized, and all times."""
+    lines = ["### Every path", ""]
+    lines += _table(["path", "granularity"], [[name, text] for name, text in document["granularity"].items() if text])
+    for (threads, n, k), rows in _grouped(document["linear"] + document["linear_embedded"], "threads", "n", "k"):
+        names = list(dict.fromkeys(name for row in rows for name in (*row["paths"], *row["left_out"])))
+        body = [[name, *(_cell(row, name) for row in rows)] for name in names]
+        lines += [f"{n} x {k}, {threads} thread{'s' if threads > 1 else ''}, µs:", ""]
+        lines += _table(["path", *(f"M = {row['m']}" for row in rows)], body)
+    reasons = {name: why for row in document["linear"] for name, why in row["left_out"].items()}
+    if reasons:
+        lines += ["Left out (an example of each):", "", *_table(["path", "why"], [[*pair] for pair in reasons.items()])]
+    return lines
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    if name in row["paths"]:
+        return f"{row['paths'][name]['us']:.0f}"
+    return "left out"
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], *keys: str) -> list[tuple[Any, list[Mapping[str, Any]]]]:
+    def key(row: Mapping[str, Any]) -> Any:
+        values = tuple(row[name] for name in keys)
+        return values if len(values) > 1 else values[0]
+
+    return [(value, list(group)) for value, group in groupby(rows, key=key)]
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)] + [""]
