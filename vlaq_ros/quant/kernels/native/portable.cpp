@@ -1,7 +1,14 @@
-// The panel in plain C++: what the other instruction sets are tested against, and what runs where none of them does.
+// Plain C++: what the other instruction sets are tested against, and what runs where none of them does.
+#include "rows.h"
 #include "tiles.h"
 
 namespace vlaq {
+
+void quantize_portable(const Input& x, const Rows& q, int64_t first, int64_t last) { quantize_rows(x, q, first, last); }
+
+void finish_portable(const int32_t* acc, const Rows& q, int64_t first, int m, int64_t tile, int bits, const Output& y) {
+  finish_tile(acc, q, first, m, tile, bits, y);
+}
 
 void panel_portable(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles,
                     int64_t blocks, int32_t* acc) {

@@ -1,0 +1,260 @@
+// AVX2 without VNNI: VPMADDUBSW multiplies unsigned by signed bytes and adds neighbours, saturating at 16 bits.
+//
+// Nibbles (0..15) never saturate; eight such sums fit in 16 bits before they must be widened. Whole codes (0..255) do
+// not saturate as long as two neighbouring activations sum to at most 128 in magnitude. Quantized activations nearly
+// always do, the more so after a Hadamard transform; where they do not, they are halved and the other half is a
+// `Rest`, multiplied afterwards. That makes one VPMADDUBSW per 32 products where nibbles would take two.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "rows.h"
+#include "tiles.h"
+
+namespace vlaq {
+namespace {
+
+constexpr int kPackedRows = 4;                      // of activations multiplied at a time: 8 sums fit in registers
+constexpr int kGroups = kBlock / 4;                 // of four features in a block
+constexpr int kGroupBytes = 4 * kTileRows;          // of a tile, one byte per code
+constexpr int64_t kChunkBlocks = 8;                 // of features at a time: the codes of a tile then stay in L1
+constexpr int kFewRows = 3;                         // for which expanding the codes in memory does not pay
+
+inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+inline void add_to(int32_t* p, __m256i v) {
+  __m256i* sum = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(sum, _mm256_add_epi32(_mm256_loadu_si256(sum), v));
+}
+inline __m256i broadcast(const int8_t* four) {
+  int32_t value;
+  std::memcpy(&value, four, sizeof value);
+  return _mm256_set1_epi32(value);
+}
+inline __m256i high(__m256i bytes) { return _mm256_and_si256(_mm256_srli_epi16(bytes, 4), _mm256_set1_epi8(15)); }
+inline __m256i low(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
+inline __m256i widen(__m256i pairs, int16_t factor) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(factor)); }
+
+// Loops that the compiler must unroll before it decides what lives in registers.
+template <int... kI, class F>
+inline __attribute__((always_inline)) void unroll(std::integer_sequence<int, kI...>, F body) {
+  (body(kI), ...);
+}
+template <int kN, class F>
+inline __attribute__((always_inline)) void unroll(F body) {
+  unroll(std::make_integer_sequence<int, kN>(), body);
+}
+// Keeps GCC from computing the products of several groups before it adds the first ones, which spills them.
+inline __attribute__((always_inline)) void add_now(__m256i& sum, __m256i product) {
+  sum = _mm256_add_epi16(sum, product);
+  asm("" : "+x"(sum));
+}
+
+// Few rows: nibbles are expanded in registers; weights are read once, in order.
+template <int kRows, bool kLo>
+void few_rows(const int8_t* x, int64_t ldx, const uint8_t* hi, const uint8_t* lo, int64_t blocks, int32_t* acc) {
+  for (int half = 0; half < 2; ++half) {
+    __m256i sum[kRows];
+    unroll<kRows>([&](int r) { sum[r] = _mm256_setzero_si256(); });
+    for (int64_t b = 0; b < blocks; ++b) {
+      for (int quarter = 0; quarter < 2; ++quarter) {  // four bytes, eight nibbles: what 16 bits hold
+        __m256i hi_sum[kRows], lo_sum[kRows];
+        unroll<kRows>([&](int r) { hi_sum[r] = lo_sum[r] = _mm256_setzero_si256(); });
+        unroll<4>([&](int i) {
+          const int g = 4 * quarter + i;
+          const int64_t at = b * kBlockBytes + g * kGroupBytes + half * 32;
+          const __m256i h = load(hi + at), l = kLo ? load(lo + at) : h;
+          const __m256i h0 = high(h), h1 = low(h), l0 = high(l), l1 = low(l);
+          unroll<kRows>([&](int r) {
+            const int8_t* row = x + r * ldx + b * kBlock + 4 * g;
+            const __m256i x0 = broadcast(row), x1 = broadcast(row + kBlock / 2);
+            add_now(hi_sum[r], _mm256_maddubs_epi16(h0, x0));
+            add_now(hi_sum[r], _mm256_maddubs_epi16(h1, x1));
+            if (kLo) {
+              add_now(lo_sum[r], _mm256_maddubs_epi16(l0, x0));
+              add_now(lo_sum[r], _mm256_maddubs_epi16(l1, x1));
+            }
+          });
+        });
+        unroll<kRows>([&](int r) {
+          sum[r] = _mm256_add_epi32(sum[r], widen(hi_sum[r], kLo ? 16 : 1));
+          if (kLo) sum[r] = _mm256_add_epi32(sum[r], widen(lo_sum[r], 1));
+        });
+      }
+    }
+    unroll<kRows>([&](int r) { store(reinterpret_cast<uint8_t*>(acc + r * kTileRows + half * 8), sum[r]); });
+  }
+}
+
+// Expands nibbles to one byte per code; groups of four features follow each other, 16 rows x 4 features each.
+void expand(const uint8_t* hi, const uint8_t* lo, int64_t blocks, uint8_t* codes) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int at = 0; at < kBlockBytes; at += 32) {
+      const __m256i h = load(hi + b * kBlockBytes + at);
+      __m256i first = high(h), second = low(h);
+      if (lo) {
+        const __m256i l = load(lo + b * kBlockBytes + at);
+        first = _mm256_or_si256(_mm256_andnot_si256(_mm256_set1_epi8(15), h), high(l));
+        second = _mm256_or_si256(_mm256_slli_epi16(second, 4), low(l));
+      }
+      store(codes + b * 2 * kBlockBytes + at, first);
+      store(codes + b * 2 * kBlockBytes + kBlockBytes + at, second);
+    }
+  }
+}
+
+struct Rest {  // what is missing of four activations
+  int32_t group;
+  int32_t row;
+  int8_t values[4];
+};
+
+// Activations of a chunk of features, kPackedRows rows at a time: [group][row][4].
+struct Packed {
+  std::unique_ptr<int8_t[]> values;
+  std::vector<Rest> rest;
+  std::vector<size_t> rest_begin;  // of every kPackedRows rows, and the end
+};
+
+void split(int8_t* four, int32_t group, int32_t row, std::vector<Rest>& rest) {
+  if (std::abs(four[0] + four[1]) <= 128 && std::abs(four[2] + four[3]) <= 128) return;
+  Rest other{group, row, {}};
+  for (int i = 0; i < 4; ++i) {
+    other.values[i] = int8_t(four[i] / 2);
+    four[i] = int8_t(four[i] - other.values[i]);
+  }
+  rest.push_back(other);
+}
+
+template <bool kLo>
+void pack(const int8_t* x, int64_t ldx, int m, int64_t blocks, Packed& to) {
+  to.rest.clear();
+  to.rest_begin.assign(1, 0);
+  const __m256i ones = _mm256_set1_epi8(1), most = _mm256_set1_epi16(128);
+  for (int r = 0; r < m; r += kPackedRows) {
+    int8_t* packed = to.values.get() + r * blocks * kBlock;
+    for (int64_t g = 0; g < blocks * kGroups; g += 4) {
+      __m128 rows[4];
+      for (int i = 0; i < 4; ++i) {
+        rows[i] = r + i < m ? _mm_loadu_ps(reinterpret_cast<const float*>(x + (r + i) * ldx + 4 * g)) : _mm_setzero_ps();
+      }
+      _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]);
+      for (int i = 0; i < 4; ++i) _mm_storeu_ps(reinterpret_cast<float*>(packed + (g + i) * 4 * kPackedRows), rows[i]);
+      if (!kLo) continue;
+      for (int i = 0; i < 4; i += 2) {
+        const __m256i two = _mm256_castps_si256(_mm256_set_m128(rows[i + 1], rows[i]));
+        const __m256i over = _mm256_cmpgt_epi16(_mm256_abs_epi16(_mm256_maddubs_epi16(ones, two)), most);
+        for (int where = _mm256_movemask_epi8(over); where; ) {
+          const int four = __builtin_ctz(unsigned(where)) / 4;
+          where &= ~(15 << 4 * four);
+          const int32_t group = int32_t(g + i + four / kPackedRows), row = four % kPackedRows;
+          split(packed + (group * kPackedRows + row) * 4, group, row, to.rest);
+        }
+      }
+    }
+    to.rest_begin.push_back(to.rest.size());
+  }
+}
+
+// Adds to acc [kRows, 16] the products of `groups` groups.
+template <int kRows>
+void whole_codes(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc) {
+  __m256i sum[kRows][2];
+  unroll<kRows>([&](int r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
+  for (int64_t g = 0; g < groups; ++g, x += 4 * kPackedRows, codes += kGroupBytes) {
+    const __m256i code[2] = {load(codes), load(codes + 32)};
+    unroll<kRows>([&](int r) {
+      const __m256i four = broadcast(x + 4 * r);
+      unroll<2>([&](int v) {
+        sum[r][v] = _mm256_add_epi32(sum[r][v], widen(_mm256_maddubs_epi16(code[v], four), 1));
+      });
+    });
+  }
+  unroll<kRows>([&](int r) { unroll<2>([&](int v) { add_to(acc + r * kTileRows + 8 * v, sum[r][v]); }); });
+}
+
+template <int kRows>
+void nibbles(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc) {
+  for (int64_t g = 0; g < groups; g += 8) {
+    __m256i sum[kRows][2];
+    unroll<kRows>([&](int r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
+    unroll<8>([&](int) {
+      const __m256i code[2] = {load(codes), load(codes + 32)};
+      unroll<kRows>([&](int r) {
+        const __m256i four = broadcast(x + 4 * r);
+        unroll<2>([&](int v) { add_now(sum[r][v], _mm256_maddubs_epi16(code[v], four)); });
+      });
+      x += 4 * kPackedRows;
+      codes += kGroupBytes;
+    });
+    unroll<kRows>([&](int r) { unroll<2>([&](int v) { add_to(acc + r * kTileRows + 8 * v, widen(sum[r][v], 1)); }); });
+  }
+}
+
+void add_rest(const Rest* rest, const Rest* end, const uint8_t* codes, int32_t* acc) {
+  for (; rest != end; ++rest) {
+    const __m256i four = broadcast(rest->values);
+    for (int v = 0; v < 2; ++v) {
+      const __m256i code = load(codes + rest->group * kGroupBytes + 32 * v);
+      add_to(acc + rest->row * kTileRows + 8 * v, widen(_mm256_maddubs_epi16(code, four), 1));
+    }
+  }
+}
+
+template <bool kLo>
+void many_rows(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles, int64_t blocks,
+               int32_t* acc) {
+  using Kernel = void (*)(const int8_t*, const uint8_t*, int64_t, int32_t*);
+  static constexpr Kernel kernels[2][kPackedRows] = {{nibbles<1>, nibbles<2>, nibbles<3>, nibbles<4>},
+                                                     {whole_codes<1>, whole_codes<2>, whole_codes<3>, whole_codes<4>}};
+  alignas(32) uint8_t codes[kChunkBlocks * 2 * kBlockBytes];
+  const int padded = (m + kPackedRows - 1) / kPackedRows * kPackedRows;
+  Packed packed{std::unique_ptr<int8_t[]>(new int8_t[size_t(padded * kChunkBlocks * kBlock)]), {}, {}};
+  std::fill_n(acc, int64_t(tiles) * m * kTileRows, 0);
+  for (int64_t b = 0; b < blocks; b += kChunkBlocks) {
+    const int64_t chunk = std::min(kChunkBlocks, blocks - b);
+    pack<kLo>(x + b * kBlock, ldx, m, chunk, packed);
+    for (int t = 0; t < tiles; ++t) {
+      const int64_t at = (t * blocks + b) * kBlockBytes;
+      expand(hi + at, kLo ? lo + at : nullptr, chunk, codes);
+      for (int r = 0; r < m; r += kPackedRows) {
+        int32_t* out = acc + (int64_t(t) * m + r) * kTileRows;
+        kernels[kLo][std::min(kPackedRows, m - r) - 1](packed.values.get() + r * chunk * kBlock, codes, chunk * kGroups,
+                                                       out);
+        if (kLo) {
+          const size_t* begin = &packed.rest_begin[size_t(r / kPackedRows)];
+          add_rest(packed.rest.data() + begin[0], packed.rest.data() + begin[1], codes, out);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void panel_avx2(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles, int64_t blocks,
+                int32_t* acc) {
+  if (m > kFewRows) {
+    (lo ? many_rows<true> : many_rows<false>)(x, ldx, m, hi, lo, tiles, blocks, acc);
+    return;
+  }
+  static constexpr decltype(&few_rows<1, true>) kernels[2][kFewRows] = {
+      {few_rows<1, false>, few_rows<2, false>, few_rows<3, false>},
+      {few_rows<1, true>, few_rows<2, true>, few_rows<3, true>}};
+  for (int t = 0; t < tiles && m > 0; ++t) {
+    const int64_t at = t * blocks * kBlockBytes;
+    kernels[lo != nullptr][m - 1](x, ldx, hi + at, lo ? lo + at : nullptr, blocks, acc + int64_t(t) * m * kTileRows);
+  }
+}
+
+void quantize_avx2(const Input& x, const Rows& q, int64_t first, int64_t last) { quantize_rows(x, q, first, last); }
+
+void finish_avx2(const int32_t* acc, const Rows& q, int64_t first, int m, int64_t tile, int bits, const Output& y) {
+  finish_tile(acc, q, first, m, tile, bits, y);
+}
+
+}  // namespace vlaq
