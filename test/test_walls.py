@@ -36,7 +36,7 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     "pinocchio": {"control/kinematics.py"},
     "torch": {"quant", "policy", "sim", "evaluate", "bench", "ros", "cli"},
     "transformers": {"policy", "sim", "bench"},
-    "triton": {"quant/kernels/cuda.py"},
+    "triton": {"quant/kernels/cuda.py", "quant/kernels/triton_kernels.py"},
     "launch": set(),
     "launch_ros": set(),
 }
