@@ -83,7 +83,11 @@ def test_every_bit_is_as_defined(*, rows: int, blocks: int, block: int, bits: in
         outputs,
     )
     expected = [
-        [by_definition(row, code[o].numpy(), bits=bits, scale=scale[o], block=block, bias=bias[o]) for o in range(outputs)] for row in x
+        [
+            by_definition(row, code[o].numpy(), bits=bits, scale=scale[o], block=block, bias=bias[o])
+            for o in range(outputs)
+        ]
+        for row in x
     ]
     assert np.array_equal(y.numpy(), np.array(expected))
 

@@ -7,6 +7,8 @@ serves all of them (QuaRot, arXiv 2404.00456).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _LARGEST, _SMALLEST = 64, 16
@@ -34,16 +36,22 @@ def hadamard(x: torch.Tensor, block: int) -> torch.Tensor:
         x: [..., K'], K' a multiple of `block`.
         block: a power of two.
     """
-    y = x.reshape(-1, block).T.contiguous()  # a stride is then whole rows of memory
+    # Transposed, so that a stride is whole rows of memory.
+    this: torch.Tensor = x.reshape(-1, block).t().clone(memory_format=torch.contiguous_format)
+    other = torch.empty_like(this)
     stride = 1
     while stride < block:
-        pairs = y.view(block // (2 * stride), 2, stride, -1)
-        y = torch.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], dim=1)
+        (a, b), (total, difference) = (
+            buffer.view(block // (2 * stride), 2, stride, -1).unbind(1) for buffer in (this, other)
+        )
+        torch.add(a, b, out=total)
+        torch.sub(a, b, out=difference)
+        this, other = other, this
         stride *= 2
-    return y.view(block, -1).T.reshape(x.shape)
+    return this.t().reshape(x.shape)
 
 
 def rotate(x: torch.Tensor, block: int) -> torch.Tensor:
     """Pad [..., K] with zeros to whole blocks and rotate it: [..., K'], orthonormal, its own inverse."""
     filled = torch.nn.functional.pad(x, (0, -x.shape[-1] % block))
-    return hadamard(filled, block) * block**-0.5
+    return hadamard(filled, block) / math.sqrt(block)

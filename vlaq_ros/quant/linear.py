@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vlaq_ros.quant.codes import NestedWeight
-from vlaq_ros.quant.kernels import op, weight_only
+from vlaq_ros.quant.kernels import cpu, op, weight_only
 from vlaq_ros.quant.kernels.select import Kernel
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -36,8 +36,6 @@ class NestedLinear(nn.Module):
         self, weight: NestedWeight, bias: Tensor | None, precision: int, activation_bits: int, kernel: Kernel
     ) -> None:
         super().__init__()
-        if kernel.layout == "tiles":
-            from vlaq_ros.quant.kernels import cpu
         packed = cpu.pack(weight) if kernel.layout == "tiles" else weight
         for name in ("hi", "lo", "scale", "half_rows"):
             self.register_buffer(name, getattr(packed, name))
@@ -46,7 +44,7 @@ class NestedLinear(nn.Module):
         self.register_buffer("bias", bias)
         self.in_features, self.out_features, self.block = weight.in_features, weight.out_features, weight.block
         self._groups = weight.groups
-        self._unit_rows = 16 if kernel.layout == "tiles" else 1
+        self._unit_rows = cpu.TILE_ROWS if kernel.layout == "tiles" else 1
         self.read(precision, activation_bits)
 
     def read(self, precision: int, activation_bits: int) -> None:

@@ -22,16 +22,28 @@ def nearest(weight: Tensor) -> Tensor:
 def feedback(moment: Tensor) -> Rounding:
     """Round column by column, carrying the error of the layer's output on to the columns to come.
 
-    This is GPTQ (arXiv 2210.17323) for a code that is read with two widths, as MatGPTQ (arXiv 2602.03537) has it: either
-    width carries its own error, and the code is the one that costs least over the widths of its row. An error counts in
-    units of its width's bin, so that neither width is spared at the expense of the other.
+    This is GPTQ (arXiv 2210.17323) for codes that are read with two widths, as MatGPTQ (arXiv 2602.03537) has it:
+    either width carries its own error, and a code is the one that costs least over the widths in use. A 4-bit error
+    counts in units of four 8-bit bins: halfway between its own bin of 16, with which 4 bits gain little, and the 8-bit
+    bin, with which 8 bits lose much. Signal to noise on models/tabletop_pi0 in dB, 8 / 4 bits (moments from 6 episodes,
+    30 observations of 6 others; activations in 8 bits for the actions and exact for the layers' outputs):
+
+        unit of a 4-bit error    actions        layers
+        (nearest codes)          41.9 / 19.6    45.4 / 21.2
+        16 bins                  45.7 / 19.9    54.8 / 22.4
+        8                        45.2 / 22.2    51.1 / 24.1
+        4: as here               41.2 / 26.0    46.1 / 26.8
+        2                        40.2 / 27.6    41.5 / 29.7
+        1                        34.6 / 28.1    38.4 / 31.4
+        4 bits first             34.0 / 28.6    35.7 / 32.0
 
     Args:
         moment: [K', K'], the mean of x' x'^T over the layer's rotated activations.
     """
     features = len(moment)
     moment = moment.double()
-    damped = moment + _DAMPING * moment.diagonal().mean() * torch.eye(features, dtype=moment.dtype)
+    ridge = _DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    damped = moment + ridge * torch.eye(features, dtype=moment.dtype)
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).float()
 
     def round_columns(weight: Tensor, widths: Tensor) -> Tensor:

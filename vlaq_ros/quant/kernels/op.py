@@ -29,7 +29,6 @@ torch.library.define(
 )
 
 
-@torch.library.register_fake(NAME)
 def _shape(  # noqa: PLR0917 - the operator's schema
     x: Tensor,
     hi: Tensor,
@@ -44,5 +43,7 @@ def _shape(  # noqa: PLR0917 - the operator's schema
     del hi, lo, scale, rows, bias, groups, block
     return x.new_empty((*x.shape[:-1], out_features))
 
+
+torch.library.register_fake(NAME, _shape)
 
 nested_linear = torch.ops.vlaq.nested_linear.default

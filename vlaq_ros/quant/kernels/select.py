@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from vlaq_ros.errors import KernelBuildError
-from vlaq_ros.quant.kernels import cuda, op, reference
+from vlaq_ros.quant.kernels import cpu, cuda, op, reference
 
 ENVIRONMENT = "VLAQ_KERNEL"  # "reference": use it whatever the machine offers
 
@@ -46,8 +46,6 @@ def _chosen(device_type: str) -> Kernel:
         torch.library.register_kernel(op.NAME, device_type, cuda.nested_linear)
         return Kernel("triton", "rows", "The device is a CUDA GPU and triton is installed.")
     if device_type == "cpu":
-        from vlaq_ros.quant.kernels import cpu
-
         try:
             isa = cpu.load()  # registers itself
         except KernelBuildError as error:

@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 
 from vlaq_ros.quant import codes
 from vlaq_ros.quant.hadamard import rotate
+from vlaq_ros.quant.kernels import cpu
 
 _SLICE = 256  # rows that are in floating point at a time
 
@@ -29,9 +30,7 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
     out_features: int,
 ) -> Tensor:
     """Multiply activations, in their own dtype, by decoded weights; the arguments are `op`'s, in either layout."""
-    if hi.ndim == 3:
-        from vlaq_ros.quant.kernels import cpu
-    nibbles, unit = (codes.nibbles, 1) if hi.ndim == 2 else (cpu.nibbles, 16)
+    nibbles, unit = (codes.nibbles, 1) if hi.ndim == 2 else (cpu.nibbles, cpu.TILE_ROWS)
     y = x.new_zeros(*x.shape[:-1], out_features)
     rotated = rotate(x.float(), block).to(x.dtype)
     first = 0
