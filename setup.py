@@ -61,7 +61,15 @@ setup(
         ],
         "sim": ["mujoco"],
         "colcon": ["colcon-common-extensions"],
-        "test": ["catkin-pkg", "hypothesis", "mypy", "pytest", "ruff", "setuptools"],
+        "test": [
+            "catkin-pkg",
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "ruff",
+            "setuptools",
+            "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",  # builds of torch for CUDA bring it
+        ],
     },
     entry_points={
         "console_scripts": [
