@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlaq_ros.quant import kernels
+from vlaq_ros.quant.kernels import cpu
 
-NATIVE = Path(kernels.__file__).parent / "native"
 EMULATION = Path(__file__).parent / "emulation"
 
 
@@ -51,9 +51,12 @@ def _tiled(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return high << 4 | low
 
 
-def build(program: Path, panel: str, sources: Sequence[str], compiler: Sequence[str]) -> Path:
-    files = [EMULATION / "panel.cpp", *(NATIVE / source for source in sources)]
-    subprocess.run([*compiler, "-std=c++17", f"-DPANEL={panel}", f"-I{NATIVE}", *files, "-o", program], check=True)
+def build(folder: Path, name: str, compiler: str, flags: Sequence[str]) -> Path:
+    """Make a program of one panel, from the file and the function of that name."""
+    program = folder / name
+    files = [EMULATION / "panel.cpp", cpu.SOURCES / f"{name}.cpp"]
+    flags = [*cpu.FLAGS, "-Wall", "-Wextra", "-Werror", f"-I{cpu.SOURCES}", f"-DPANEL=panel_{name}", *flags]
+    subprocess.run([compiler, *flags, *files, "-o", program], check=True)
     return program
 
 
@@ -69,3 +72,19 @@ def check(command: Sequence[str | Path], cases: Iterable[Case]) -> None:
         np.testing.assert_array_equal(
             got.reshape(expected.shape), expected, f"x {case.x.shape}, codes {case.codes.shape}"
         )
+
+
+def innermost_loops(objdump: str, binary: Path, instruction: str) -> list[list[str]]:
+    """List the lines of the smallest loops around an instruction; a loop reaches from a backward jump to its target."""
+    command = [objdump, "-d", "--no-show-raw-insn", binary]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    loops = []
+    for section in listing.split("Disassembly of section"):
+        lines = [(int(at, 16), text) for at, text in re.findall(r"^ +([0-9a-f]+):\s+(.*)$", section, re.MULTILINE)]
+        jumps = [(re.match(r"(?:j\w+|b\.\w+|cbn?z\s+\w+,)\s+([0-9a-f]+)\b", text), at) for at, text in lines]
+        spans = [range(int(jump[1], 16), at + 1) for jump, at in jumps if jump]
+        hits = [at for at, text in lines if instruction in text]
+        around = {min((span for span in spans if at in span), key=len, default=None) for at in hits} - {None}
+        loops += [[text for at, text in lines if at in span] for span in around]
+    assert loops
+    return loops

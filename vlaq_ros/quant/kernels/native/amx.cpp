@@ -52,7 +52,8 @@ struct Walk {
   int64_t size() const { return chunks() * pairs(); }
 
   Strip operator[](int64_t step) const {
-    if (step >= size()) return {hi, lo, 0, 0, 0, acc};
+    const int64_t next = tiles * blocks * kBlockBytes;  // the next panel's first strip, which is none of this one's
+    if (step >= size()) return {hi + next, lo ? lo + next : nullptr, 0, 0, 0, nullptr};
     const int64_t chunk = step / pairs(), tile = step % pairs() * 2;
     const int64_t begin = blocks * chunk / chunks(), end = blocks * (chunk + 1) / chunks();
     const int64_t offset = (tile * blocks + begin) * kBlockBytes;
@@ -61,26 +62,36 @@ struct Walk {
   }
 };
 
-inline void prefetch(const uint8_t* block) {
-  for (int byte = 0; byte < kBlockBytes; byte += kVector)
-    _mm_prefetch(reinterpret_cast<const char*>(block + byte), _MM_HINT_T1);
-}
-
-// Unpacks a strip block by block into [block, tile, 1024 bytes], and brings the strip after it from memory to L2.
+// What goes on beside the tile products: the next strip is unpacked, block by block, into [block, tile, 1024 bytes],
+// and the one after it brought from memory to L2, evenly over the passes over the rows, so that memory never rests.
 template <bool kBytes>
-struct Unpacker {
-  Strip strip, after;
+struct Ahead {
+  Strip next, after;
   int64_t plane;  // bytes of a tile
   uint8_t* out;
   int64_t block = 0;
+  int first_byte = 0, last_byte = 0;  // of every block of `after`, in this pass
 
-  bool step() {
-    if (block == strip.blocks) return false;
-    for (int t = 0; t < strip.tiles; ++t, out += kTileBytes) {
+  void start(int pass, int passes) {
+    first_byte = kBlockBytes / kVector * pass / passes * kVector;
+    last_byte = kBlockBytes / kVector * (pass + 1) / passes * kVector;
+  }
+
+  void prefetch(int64_t block) const {
+    for (int t = 0; t < 2; ++t) {
       const int64_t offset = t * plane + block * kBlockBytes;
-      const uint8_t *hi = strip.hi + offset, *lo = kBytes ? strip.lo + offset : nullptr;
-      prefetch(after.hi + offset);
-      if constexpr (kBytes) prefetch(after.lo + offset);
+      for (int byte = first_byte; byte < last_byte; byte += kVector) {
+        _mm_prefetch(reinterpret_cast<const char*>(after.hi + offset + byte), _MM_HINT_T1);
+        if constexpr (kBytes) _mm_prefetch(reinterpret_cast<const char*>(after.lo + offset + byte), _MM_HINT_T1);
+      }
+    }
+  }
+
+  bool unpack_block() {
+    if (block == next.blocks) return false;
+    for (int t = 0; t < next.tiles; ++t, out += kTileBytes) {
+      const int64_t offset = t * plane + block * kBlockBytes;
+      const uint8_t *hi = next.hi + offset, *lo = kBytes ? next.lo + offset : nullptr;
 #pragma GCC unroll 8
       for (int byte = 0; byte < kBlockBytes; byte += kVector) {
         const Codes codes = unpack<kBytes>(hi + byte, kBytes ? lo + byte : nullptr);
@@ -97,7 +108,7 @@ struct Unpacker {
 // any is written, so that the runs may overlap.
 template <bool kTwoRuns, bool kTwoTiles, bool kBytes>
 void multiply(const int8_t* x0, const int8_t* x1, int64_t ldx, const uint8_t* codes, const Strip& strip, int32_t* c0,
-              int32_t* c1, int64_t acc_tile, Unpacker<kBytes>& ahead) {
+              int32_t* c1, int64_t acc_tile, Ahead<kBytes>& ahead) {
   if (strip.first_block == 0) {
     _tile_zero(0);
     if constexpr (kTwoRuns) _tile_zero(1);
@@ -124,7 +135,8 @@ void multiply(const int8_t* x0, const int8_t* x1, int64_t ldx, const uint8_t* co
       if constexpr (kTwoRuns) _tile_dpbsud(3, 5, 7);
       codes += kTileBytes;
     }
-    ahead.step();
+    ahead.prefetch(b);
+    ahead.unpack_block();
   }
   _tile_stored(0, c0, kStride);
   if constexpr (kTwoRuns) _tile_stored(1, c1, kStride);
@@ -142,23 +154,25 @@ void panel(const int8_t* x, int64_t ldx, int m, const Walk& walk) {
   const int runs = (m + kTileRows - 1) / kTileRows, rows = (m + runs - 1) / runs;
   configure(rows);
 
-  Unpacker<kBytes> first{walk[0], walk[1], plane, codes[0]};
-  while (first.step()) {
+  Ahead<kBytes> first{walk[0], walk[1], plane, codes[0]};
+  while (first.unpack_block()) {
   }
   for (int64_t step = 0; step < walk.size(); ++step) {
     const Strip strip = walk[step];
-    Unpacker<kBytes> ahead{walk[step + 1], walk[step + 2], plane, codes[(step + 1) % 2]};
+    Ahead<kBytes> ahead{walk[step + 1], walk[step + 2], plane, codes[(step + 1) % 2]};
     const auto single = strip.tiles == 2 ? multiply<false, true, kBytes> : multiply<false, false, kBytes>;
     const auto couple = strip.tiles == 2 ? multiply<true, true, kBytes> : multiply<true, false, kBytes>;
     const int8_t* features = x + strip.first_block * kBlock;
     std::atomic_signal_fence(std::memory_order_seq_cst);  // GCC's tile loads do not say that they read memory
-    const auto run = [&](auto multiply, int r0, int r1) {
-      multiply(features + r0 * ldx, features + r1 * ldx, ldx, codes[step % 2], strip, strip.acc + r0 * kTileRows,
-               strip.acc + r1 * kTileRows, walk.acc_tile, ahead);
-    };
-    if (runs % 2) run(single, 0, 0);
-    for (int r = runs % 2; r < runs; r += 2) run(couple, r * rows, std::min((r + 1) * rows, m - rows));
-    while (ahead.step()) {
+    for (int run = 0, pass = 0; run < runs; ++pass) {
+      const bool alone = pass == 0 && runs % 2;
+      const int r0 = run * rows, r1 = alone ? r0 : std::min(r0 + rows, m - rows);
+      ahead.start(pass, (runs + 1) / 2);
+      (alone ? single : couple)(features + r0 * ldx, features + r1 * ldx, ldx, codes[step % 2], strip,
+                                strip.acc + r0 * kTileRows, strip.acc + r1 * kTileRows, walk.acc_tile, ahead);
+      run += alone ? 1 : 2;
+    }
+    while (ahead.unpack_block()) {
     }
   }
   _tile_release();
