@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain, groupby
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,25 +50,24 @@ class NestedLinear(nn.Module):
     def read(self, precision: int, activation_bits: int) -> None:
         """Choose the Precision, by its place among them (finest first), and 8 or 16 bits for the activations."""
         self.precision, self.activation_bits = precision, activation_bits
-        self._units_and_bits = []
+        units_and_bits: list[int] = []
         for bits, run in groupby(self._groups, key=lambda group: group.bits[precision]):
-            self._units_and_bits += [sum(-(-group.rows // self._unit_rows) for group in run), bits]
+            units_and_bits += [sum(-(-group.rows // self._unit_rows) for group in run), bits]
+        scale = self.scale[precision]
+        # Looking these up would take a small layer as long as computing it.
+        self._planes = (self.hi, self.lo, scale, self.rows, self.bias, units_and_bits, self.block, self.out_features)
+        self._multiply = op.nested_linear if activation_bits == 8 else weight_only.nested_linear
+        self._has_half = len(self.half_rows) > 0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # as in torch; the tensors are others now
+        self.read(self.precision, self.activation_bits)
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., K] to [..., O]."""
-        multiply = op.nested_linear if self.activation_bits == 8 else weight_only.nested_linear
-        y: Tensor = multiply(
-            x,
-            self.hi,
-            self.lo,
-            self.scale[self.precision],
-            self.rows,
-            self.bias,
-            self._units_and_bits,
-            self.block,
-            self.out_features,
-        )
-        if len(self.half_rows):
+        y: Tensor = self._multiply(x, *self._planes)
+        if self._has_half:
             half_bias = None if self.bias is None else self.bias[self.half_rows].to(x.dtype)
             y[..., self.half_rows] = linear(x, self.half_weight.to(x.dtype), half_bias)
         return y
