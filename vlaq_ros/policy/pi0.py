@@ -7,13 +7,14 @@ transformers' `PI0ForConditionalGeneration`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import gelu, scaled_dot_product_attention
 from transformers import PI0Config
 
 from vlaq_ros.policy.window import Window
@@ -38,16 +39,29 @@ def is_quantized(module: str) -> bool:
 
 
 class RMSNorm(nn.Module):
-    """Gemma's, computed in float32. A checkpoint holds the gain less one; `assemble` adds the one."""
+    """Gemma's, computed in float32: x (1 + w) sqrt(D) / sqrt(|x|^2 + D eps).
+
+    torch's rms_norm is composed of nine operators on a CPU and takes twice as long as these four.
+    """
+
+    least: Tensor
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
+        self.register_buffer("least", torch.empty(()), persistent=False)
         self.eps = eps
+
+    def hold(self, weight: Tensor) -> None:
+        """Take w [D] of a checkpoint."""
+        self.weight = nn.Parameter((1 + weight.float()) * math.sqrt(len(weight)), requires_grad=False)
+        self.least = torch.tensor(math.sqrt(len(weight) * self.eps), device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        normed: Tensor = x / length.hypot_(self.least) * self.weight
+        return normed.to(x.dtype)
 
 
 class VisionLayer(nn.Module):
@@ -192,8 +206,8 @@ class PI0Network(nn.Module):
 
     def words(self, ids: Tensor) -> Tensor:
         """Embed [P] token ids for the language model, as Gemma scales them: [P, D]."""
-        embedded: Tensor = self.embed_tokens(ids).to(self.projector.weight.dtype)
-        return embedded * embedded.shape[-1] ** 0.5
+        embedded: Tensor = self.embed_tokens(ids)
+        return embedded.to(self.projector.weight.dtype) * math.sqrt(embedded.shape[-1])
 
 
 def towers(config: PI0Config) -> tuple[Any, Any, Any]:
@@ -307,11 +321,9 @@ def assemble(
     for name, tensor in tensors:
         path, kind = name.rsplit(".", 1)
         owner = network.get_submodule(path)
-        if owner is network.embed_tokens:
-            value = tensor.to(device)
-        elif isinstance(owner, RMSNorm):
-            value = tensor.to(device, torch.float32) + 1
+        if isinstance(owner, RMSNorm):
+            owner.hold(tensor.to(device))
         else:
-            value = tensor.to(device, dtype)
-        setattr(owner, kind, nn.Parameter(value, requires_grad=False))
+            value = tensor.to(device) if owner is network.embed_tokens else tensor.to(device, dtype)
+            setattr(owner, kind, nn.Parameter(value, requires_grad=False))
     return network.eval()

@@ -28,9 +28,8 @@ class Sampler:
 
     def __init__(self, network: PI0Network, config: PI0Config, steps: int, *, compiled: bool) -> None:
         self._network, self._steps = network, steps
-        if compiled:
-            self._remember = torch.compile(self._remember)
-            self._step = torch.compile(self._step)
+        self._run_prefix = torch.compile(self._remember) if compiled else self._remember
+        self._run_step = torch.compile(self._step) if compiled else self._step
         for_action, for_time = network.time_in.weight.float().chunk(2, dim=1)
         biases = linear(_embed(config, steps).to(for_time.device), for_time, network.time_in.bias.float())
         biases += for_action @ network.action_in.bias.float()
@@ -48,10 +47,10 @@ class Sampler:
             state: [B, S], normalised.
             noise: [B, T, A] float32.
         """
-        self._remember(cache, pixels, text)
+        self._run_prefix(cache, pixels, text)
         actions = noise
         for step, bias in enumerate(self._biases):
-            actions = self._step(cache, state if step == 0 else None, actions, bias)
+            actions = self._run_step(cache, state if step == 0 else None, actions, bias)
         return actions
 
     def _remember(self, cache: Cache, pixels: Tensor, text: Tensor) -> None:
