@@ -1,13 +1,14 @@
-# make demo | test | lint | install-test | clean; each builds .venv first, which takes minutes once and no time after.
+# make demo | test | bench | lint | install-test | clean; each builds .venv first, which takes minutes once and no time after.
 
 PIP := .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint install-test clean
+.PHONY: help demo test bench lint install-test clean
 
 help:
 	@echo "make demo           a trained policy picks and places in MuJoCo through two ROS 2 processes; leaves out/demo/"
 	@echo "make test           lint, types and the whole test suite"
+	@echo "make bench          all benchmarks, half an hour on two cores; rewrites docs/bench/ and docs/performance.md"
 	@echo "make lint           lint and types alone"
 	@echo "make install-test   install the committed tree with pip and with colcon in clean folders"
 	@echo "make clean          remove .venv, out/ and build products"
@@ -17,6 +18,11 @@ demo: .venv/installed
 
 test: lint
 	.venv/bin/python -m pytest
+
+# torchao is only compared with.
+bench: .venv/installed
+	$(PIP) torchao
+	.venv/bin/vlaq bench --page docs/performance.md
 
 lint: .venv/installed
 	.venv/bin/ruff check

@@ -204,3 +204,12 @@ class KernelBuildError(VlaqError):
         super().__init__(
             f"the native kernels cannot be used: {why.rstrip('.')}; expected a C++17 compiler, such as Debian's package g++"
         )
+
+
+class PageMarkersError(VlaqError):
+    """A Markdown page has no place for the tables of a benchmark."""
+
+    def __init__(self, page: Path, begin: str, end: str) -> None:
+        super().__init__(
+            f"page {str(page)!r} lacks the lines {begin!r} and {end!r}, in this order; add them where the tables belong"
+        )

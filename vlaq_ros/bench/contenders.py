@@ -63,13 +63,12 @@ class Contender:
 
 
 def contenders(device: torch.device, dtype: torch.dtype, *, quick: bool) -> tuple[Contender, ...]:
-    """List the paths for a device; a quick list leaves out those that compile or import for seconds."""
-    listed = _common(dtype) + (_on_cuda() if device.type == "cuda" else _on_cpu())
-    return listed if quick else listed + _slow_to_prepare()
+    """List the paths for a device; a quick list leaves out what is slow, or compiles or imports for seconds."""
+    listed = _common() + (_on_cuda() if device.type == "cuda" else _on_cpu())
+    return listed if quick else listed + _patient(dtype)
 
 
-def _common(dtype: torch.dtype) -> tuple[Contender, ...]:
-    own = "bf16" if dtype == torch.bfloat16 else "fp32"
+def _common() -> tuple[Contender, ...]:
     channel, token = "weights per channel", "activations per token"
     return (
         Contender("fp32 eager", 32, "fp32", "", _eager(torch.float32)),
@@ -77,9 +76,6 @@ def _common(dtype: torch.dtype) -> tuple[Contender, ...]:
         Contender("_int_mm", 8, "int8", f"{channel}, {token}, quantized by eager torch", _int_mm),
         Contender("vlaq W8A8", 8, "int8", f"{channel}, {token}, rotated", _nested(0, 8)),
         Contender("vlaq W4A8", 4, "int8", f"{channel}, {token}, rotated", _nested(1, 8)),
-        Contender("vlaq W8A16", 8, own, f"{channel}, {own} activations, rotated", _nested(0, 16)),
-        Contender("vlaq W4A16", 4, own, f"{channel}, {own} activations, rotated", _nested(1, 16)),
-        Contender("vlaq reference W8A8", 8, own, f"{channel}, {token}, rotated, plain torch", _reference),
     )
 
 
@@ -94,7 +90,6 @@ def _on_cpu() -> tuple[Contender, ...]:
         Contender("onednn.qlinear", 8, "int8", f"{tensor}, quantized by eager torch", _qlinear),
         Contender("_weight_int8pack_mm", 8, "bf16", "weights per channel, bf16 activations", _int8pack),
         Contender("_weight_int4pack_mm_for_cpu", 4, "bf16", f"{groups}, bf16 activations", _int4pack_cpu),
-        Contender("_dyn_quant_matmul_4bit", 4, "int8", "weights per channel, activations per token", _dynamic4),
     )
 
 
@@ -103,13 +98,18 @@ def _on_cuda() -> tuple[Contender, ...]:
     return (Contender("_weight_int4pack_mm", 4, "bf16", groups, _int4pack_cuda),)
 
 
-def _slow_to_prepare() -> tuple[Contender, ...]:
-    token = "weights per channel, activations per token"
+def _patient(dtype: torch.dtype) -> tuple[Contender, ...]:
+    own = "bf16" if dtype == torch.bfloat16 else "fp32"
+    channel, token = "weights per channel", "weights per channel, activations per token"
     return (
+        Contender("vlaq W8A16", 8, own, f"{channel}, {own} activations, rotated", _nested(0, 16)),
+        Contender("vlaq W4A16", 4, own, f"{channel}, {own} activations, rotated", _nested(1, 16)),
+        Contender("vlaq reference W8A8", 8, own, f"{token}, rotated, plain torch", _reference),
+        Contender("_dyn_quant_matmul_4bit", 4, "int8", token, _dynamic4),
         Contender("bf16 torch.compile", 16, "bf16", "", _compiled),
         Contender("torchao W8A8", 8, "int8", token, _torchao("W8A8")),
         Contender("torchao W8A8 torch.compile", 8, "int8", token, _torchao("W8A8", compiled=True)),
-        Contender("torchao W4A8", 4, "int8", f"weights per group of 32, {token[21:]}", _torchao("W4A8")),
+        Contender("torchao W4A8", 4, "int8", "weights per group of 32, activations per token", _torchao("W4A8")),
         Contender("torchao W4A16", 4, "bf16", f"weights per group of {_GROUP}", _torchao("W4A16")),
     )
 

@@ -43,8 +43,8 @@ class Subject:
 def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: tuple[int, int]) -> dict[str, Any]:
     """Time one policy on all its paths; the caller has pinned the threads.
 
-    Only the fastest of transformers' paths meets the others in the interleaved rounds; the rest are told by the shortest
-    of their first calls.
+    Only the fastest of transformers' paths meets the others in the interleaved rounds; the rest are told by the
+    shortest of their first calls.
 
     Returns:
         What the report shows, ready for JSON.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlaq_ros.errors import VlaqError
+from vlaq_ros.errors import PageMarkersError
 
 BEGIN, END = "<!-- vlaq bench: from here -->", "<!-- vlaq bench: to here -->"
 _LARGE = 1024  # features from which the targets count a layer
@@ -18,42 +19,33 @@ _TARGETS = {  # on a machine with AMX: rows -> speed-up over prepacked bf16
     4: {1: 3.4, 16: 2.1, 51: 1.75, 300: 1.7, 816: 1.35},
 }
 _BYTES_TARGETS = {"": 0.505, "budget": 0.305}  # of the linears, by what is special of a bundle
-_LINEAR_KEYS = ("n", "k", "m", "threads", "w8_over_bf16", "w4_over_bf16", "best_installable_w8", "best_installable_w4")
-_LINEAR_EXTRAS = (
-    *("w8_over_fp32", "w4_over_fp32", "w8_over_bf16_path"),
-    *("best_installable_w8_path", "best_installable_w4_path"),
-)
+_RATIOS = ("w8_over_bf16", "w4_over_bf16", "w8_over_fp32", "w4_over_fp32")
+_BEST = ("best_installable_w8", "best_installable_w4")
+_LINE_KEYS = ("n", "k", "m", "threads", *_RATIOS, *_BEST, "w8_over_bf16_path", *(f"{key}_path" for key in _BEST))
 _POLICY_KEYS = ("coarse_over_transformers", "coarse_over_full", "coarse_over_fine")
-
-
-class MarkersError(VlaqError):
-    """A page has no place for the tables."""
-
-    def __init__(self, page: object) -> None:
-        super().__init__(f"{page} lacks the lines {BEGIN!r} and {END!r}; add them where the tables belong")
 
 
 def last_line(document: Mapping[str, Any]) -> dict[str, Any]:
     """Give what the last line of `vlaq bench` says: the embedded policy, and all linear layers."""
     embedded = document["policies"][0]
     return {
-        "linear": [{key: row[key] for key in (*_LINEAR_KEYS, *_LINEAR_EXTRAS)} for row in document["linear"]],
+        "linear": [{key: row[key] for key in _LINE_KEYS} for row in document["linear"]],
         "policy": {key: embedded["speed_up"][key]["median"] for key in _POLICY_KEYS},
         "bytes_over_bf16": embedded["memory"][""]["over_bf16"],
         "switch_us": document["switch_us"]["median"],
     }
 
 
-def rewrite(page: str, text: str, tables: str) -> str:
-    """Put the tables between the markers of a page; `page` names it in the error.
+def rewrite(page: Path, text: str, tables: str) -> str:
+    """Put the tables between the markers in the text of a page.
 
     Raises:
-        MarkersError: the text does not hold each marker once, in order.
+        PageMarkersError: a marker is missing, or they are out of order.
     """
     head, begin, rest = text.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
-        raise MarkersError(page)
+        raise PageMarkersError(page, BEGIN, END)
     return f"{head}{begin}\n{tables}\n{end}{tail}"
 
 
@@ -109,15 +101,12 @@ def _targets(document: Mapping[str, Any]) -> list[str]:
     large = [row for row in document["linear"] if row["threads"] == 1 and row["k"] >= _LARGE]
     lines = ["### Targets", ""]
     for bits, targets in _TARGETS.items():
+        keys = (f"w{bits}_over_bf16", f"w{bits}_over_fp32", f"best_installable_w{bits}")
         rows = []
-        for m, target in targets.items():
-            cells = [row for row in large if row["m"] == m]
-            if cells:
-                means = [
-                    geometric_mean(row[f"{key}"] for row in cells)
-                    for key in (f"w{bits}_over_bf16", f"w{bits}_over_fp32", f"best_installable_w{bits}")
-                ]
-                rows.append([str(m), f"{target:g}", *(f"{mean:.2f}" for mean in means)])
+        for m in sorted({row["m"] for row in large}):
+            of_m = [[row[key] for row in large if row["m"] == m and row[key]] for key in keys]
+            means = [f"{geometric_mean(values):.2f}" if values else "-" for values in of_m]
+            rows.append([str(m), f"{targets[m]:g}" if m in targets else "-", *means])
         heads = ["M", "target over bf16", "over the best bf16", "over the best fp32", "over the best installable"]
         lines += [f"W{bits}A8, one thread, geometric mean over the layers with K of {_LARGE} or more:", ""]
         lines += _table(heads, rows)
@@ -125,7 +114,7 @@ def _targets(document: Mapping[str, Any]) -> list[str]:
         (row, bits, row[f"best_installable_w{bits}_95"][0])
         for row in document["linear"]
         for bits in _TARGETS
-        if f"best_installable_w{bits}" in row
+        if row[f"best_installable_w{bits}"]
     ]
     behind = [cell for cell in every if cell[2] < _PARITY]
     lines += [
@@ -164,14 +153,8 @@ def _linears(document: Mapping[str, Any]) -> list[str]:
                     f"{row['n']} x {row['k']}",
                     str(row["m"]),
                     *(f"{path['us']:.0f} ({path['of_roof']:.0%})" for path in ours),
-                    *(
-                        f"{row[key]:.2f} [{_interval(row[f'{key}_95'])}]"
-                        for key in ("w8_over_bf16", "w4_over_bf16", "w8_over_fp32", "w4_over_fp32")
-                    ),
-                    *(
-                        f"{row[key]:.2f} [{_interval(row[f'{key}_95'])}] {row[f'{key}_path']}"
-                        for key in ("best_installable_w8", "best_installable_w4")
-                    ),
+                    *(_ratio(row, key) for key in _RATIOS),
+                    *(f"{_ratio(row, key)} {row[f'{key}_path']}" for key in _BEST),
                 ]
             )
         heads = ["N x K", "M", "W8A8", "W4A8", "W8 / bf16", "W4 / bf16", "W8 / fp32", "W4 / fp32"]
@@ -230,6 +213,10 @@ def _paths(document: Mapping[str, Any]) -> list[str]:
     if reasons:
         lines += ["Left out (an example of each):", "", *_table(["path", "why"], [[*pair] for pair in reasons.items()])]
     return lines
+
+
+def _ratio(row: Mapping[str, Any], key: str) -> str:
+    return f"{row[key]:.2f} [{_interval(row[f'{key}_95'])}]" if row[key] else "-"
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:

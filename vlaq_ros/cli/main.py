@@ -5,6 +5,7 @@ Commands:
   rollout  closed-loop success of a policy at one precision, in one process
   train    train the embedded policy from seeds
   inspect  what a model directory holds, and the bytes that it takes
+  bench    how fast the kernels and the embedded policy are on this machine, and beside what pip installs
 
 Examples:
   vlaq demo
@@ -22,7 +23,8 @@ from importlib import import_module
 from vlaq_ros import __version__
 from vlaq_ros.errors import MissingDependencyError, VlaqError
 
-COMMANDS = ("demo", "rollout", "train", "inspect")  # vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
+# vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
+COMMANDS = ("demo", "rollout", "train", "inspect", "bench")
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it
 
 

@@ -1,0 +1,100 @@
+"""All benchmarks in their order, as one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from vlaq_ros.bench import linear, machine, networks, policy
+from vlaq_ros.bench.contenders import contenders
+from vlaq_ros.bench.policy import Subject
+from vlaq_ros.bench.timing import pinned
+from vlaq_ros.policy.engine import native_dtype
+from vlaq_ros.quant.kernels import select
+
+PI0_SHAPES = ((2048, 2048), (16384, 2048), (2048, 16384), (4096, 1024), (1024, 4096), (1152, 4304))  # N x K
+EMBEDDED_SHAPES = ((384, 128), (768, 128), (128, 384))
+_LIBRARIES = ("torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured, and how long at most."""
+
+    quick: bool  # without paths that compile or import for seconds, and without random policies of true width
+    shapes: tuple[tuple[int, int], ...]
+    rows: tuple[int, ...]
+    embedded_rows: tuple[int, ...]  # of the embedded policy's own layers
+    cell_s: float
+    cell_rounds: tuple[int, int]  # least, most
+    policy_s: float
+    policy_rounds: tuple[int, int]
+    switch_rounds: int
+
+
+QUICK = Plan(True, ((2048, 2048), (1024, 4096)), (1, 16, 51, 300), (), 0.6, (5, 15), 4.0, (5, 15), 100)
+FULL = Plan(False, PI0_SHAPES, (1, 16, 51, 300, 816), (1, 17, 137), 4.0, (7, 40), 60.0, (7, 40), 400)
+
+
+def run(
+    plan: Plan,
+    device: torch.device,
+    threads: Sequence[int],
+    embedded: Subject,
+    progress: Callable[[str, int], None],
+) -> dict[str, Any]:
+    """Measure everything.
+
+    Args:
+        plan: what, and how long.
+        device: on which.
+        threads: numbers of them, one after the other.
+        embedded: the shipped policy; it comes first in the document.
+        progress: told what comes next and how many steps are left.
+
+    Returns:
+        The document that `report` lays out, ready for JSON.
+    """
+    kernel, dtype = select.chosen(device), native_dtype(device)
+    identity = machine.identify(device)
+    cells = linear.cells(plan.shapes, plan.rows)
+    own_cells = linear.cells(EMBEDDED_SHAPES, plan.embedded_rows)
+    document: dict[str, Any] = {
+        "machine": asdict(identity),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "kernel": asdict(kernel),
+        "granularity": {path.name: path.granularity for path in contenders(device, dtype, quick=plan.quick)},
+        **{key: [] for key in ("roofs", "linear", "linear_embedded", "policies")},
+    }
+    with TemporaryDirectory() as directory:
+        progress("random policies", 0)
+        subjects = [embedded, *([] if plan.quick else networks.subjects(Path(directory), device))]
+        smallest = networks.smallest_bundle(Path(directory))
+        left = len(threads) * (len(cells) + len(own_cells) + len(subjects)) + 1
+        for count in threads:
+            with pinned(count):
+                progress(f"reading and multiplying, {count} threads", left)
+                roof = machine.measure(device, identity, count)
+                document["roofs"].append(asdict(roof))
+                conditions = linear.Conditions(identity, roof, kernel, dtype, plan.cell_s, plan.cell_rounds, plan.quick)
+                for key, listed in (("linear", cells), ("linear_embedded", own_cells)):
+                    for row in linear.measure(listed, conditions):
+                        document[key].append(row)
+                        left -= 1
+                        progress(f"linears, {count} threads", left)
+                for subject in subjects:
+                    progress(f"{subject.name}, {count} threads", left)
+                    document["policies"].append(
+                        policy.measure(subject, device, budget_s=plan.policy_s, rounds=plan.policy_rounds)
+                    )
+                    left -= 1
+        progress("switching", left)
+        with pinned(1):
+            document["switch_us"] = asdict(policy.switch(smallest, device, plan.switch_rounds))
+    return document
