@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from transformers import PI0Config, PI0ForConditionalGeneration
 
 from vlaq_ros.datatypes import ActionSpace, MotionScales
 from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
 from vlaq_ros.policy.tokenizer import IMAGE_TOKEN, build_tokenizer, longest_text
+
+settings.register_profile("patient", deadline=None)  # tests time nothing: a busy machine must not fail one
+settings.load_profile("patient")
 
 WIDTH, LAYERS, STEPS, IMAGE_PX = 32, 2, 16, 96
 COLOURS = ("red", "green", "blue")

@@ -17,7 +17,7 @@ from vlaq_ros.quant.kernels import reference
 from vlaq_ros.quant.kernels.select import Kernel, chosen
 from vlaq_ros.quant.linear import NestedLinear, resident_bytes, view
 
-CPU = torch.device("cpu")
+KERNEL = chosen(torch.device("cpu"))
 LAYOUTS = [Kernel("of no use here", layout, "Weights alone are read.") for layout in ("rows", "tiles")]
 LEADING = st.sampled_from([(), (0,), (1,), (5,), (2, 3), (0, 2)])
 
@@ -43,7 +43,7 @@ def test_a_layer_equals_the_reference_whatever_its_widths(
 ) -> None:
     weight, widths = drawn
     nested, bias = quantize(weight, widths), random(len(weight)) if with_bias else None
-    layer = NestedLinear(nested, bias, precision, 8, chosen(CPU))
+    layer = NestedLinear(nested, bias, precision, 8, KERNEL)
     x = random(*leading, weight.shape[1], seed=1)
     assert torch.equal(layer(x), by_reference(x, nested, bias, precision))
 
@@ -77,22 +77,21 @@ def test_large_weights_are_expanded_piece_by_piece_without_a_seam(kernel: Kernel
 def test_short_floats_go_in_and_come_out(dtype: torch.dtype, activation_bits: int) -> None:
     nested = quantize(random(20, 64), torch.tensor([[16] * 4 + [8] * 16, [16] * 4 + [4] * 16]))
     bias, x = random(20, seed=1).to(dtype), random(6, 64, seed=2).to(dtype)
-    y = NestedLinear(nested, bias, 0, activation_bits, chosen(CPU))(x)
+    y = NestedLinear(nested, bias, 0, activation_bits, KERNEL)(x)
     assert y.dtype is dtype
     torch.testing.assert_close(y.double(), dense(x, nested, bias, 0), rtol=0.05, atol=0.3)
 
 
 def test_half_of_the_bytes_hold_both_widths() -> None:
-    layer = NestedLinear(quantize(random(64, 1024)), None, 0, 8, chosen(CPU))
+    layer = NestedLinear(quantize(random(64, 1024)), None, 0, 8, KERNEL)
     assert resident_bytes(layer.buffers()) <= 0.505 * 2 * 64 * 1024
 
 
 def network() -> nn.Sequential:
     norm = nn.LayerNorm(20)
     nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
-    kernel = chosen(CPU)
-    first = NestedLinear(quantize(random(20, 32)), random(20, seed=1), 0, 8, kernel)
-    last = NestedLinear(quantize(random(3, 20, seed=2)), None, 0, 8, kernel)
+    first = NestedLinear(quantize(random(20, 32)), random(20, seed=1), 0, 8, KERNEL)
+    last = NestedLinear(quantize(random(3, 20, seed=2)), None, 0, 8, KERNEL)
     return nn.Sequential(OrderedDict(first=first, norm=norm, last=last)).requires_grad_(False)
 
 

@@ -11,12 +11,12 @@ from vlaq_ros.quant.kernels.op import nested_linear
 from vlaq_ros.quant.kernels.select import chosen
 from vlaq_ros.quant.linear import NestedLinear
 
-CPU = torch.device("cpu")
+KERNEL = chosen(torch.device("cpu"))
 WIDTHS = torch.tensor([[8, 8, 4, 16, 0, 8, 4], [8, 4, 4, 16, 0, 8, 0]])  # of 7 channels, of all kinds
 
 
 def layer() -> NestedLinear:
-    return NestedLinear(quantize(random(7, 40), WIDTHS), random(7, seed=1), 1, 8, chosen(CPU))
+    return NestedLinear(quantize(random(7, 40), WIDTHS), random(7, seed=1), 1, 8, KERNEL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
