@@ -15,7 +15,7 @@ constexpr int kTileRows = 16, kBlock = 64, kBlockBytes = kTileRows * kBlock / 2;
 // For every r < m and t < tiles: acc[(t * m + r) * 16 + o] = sum over k < blocks * 64 of x[r * ldx + k] * c(t, o, k),
 // where c is the code of row o of tile t: 0..15 from the plane `hi` if `lo` is null, else 0..255 from both planes.
 // Activations lie in [-127, 127] and are zero beyond the features of the layer. `hi` and `lo` point at the first of
-// `tiles` consecutive tiles of blocks * 512 bytes. Reentrant; writes nothing but acc.
+// `tiles` consecutive tiles of blocks * 512 bytes. All counts are at least 1. Reentrant; writes nothing but acc.
 using Panel = void (*)(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles,
                        int64_t blocks, int32_t* acc);
 
