@@ -116,7 +116,7 @@ def layers(draw: st.DrawFn) -> Layer:
     return Layer(x, quantize(matrix, widths), random(len(matrix), seed=1), draw(st.integers(0, 1)))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(layers())
 def test_the_operator_equals_the_reference(driver: Path, layer: Layer) -> None:
     assert torch.equal(layer.through([*CORTEX_A76, driver]), layer.expected())

@@ -51,7 +51,7 @@ def test_the_largest_sums_do_not_saturate(program: Path, bits: int, value: int) 
     panels.check([program], [Case(x, np.full((2, 16, 16384), 2**bits - 1, np.uint8), bits)])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.builds(
         random_case,
