@@ -15,14 +15,18 @@
 #include "rows.h"
 #include "tiles.h"
 
+#pragma GCC optimize("no-tree-ter")  // GCC would merge expressions across the order that add_pairs and add_quads set
+
 namespace vlaq {
 namespace {
 
 constexpr int kPackedRows = 4;                      // of activations multiplied at a time: 8 sums fit in registers
 constexpr int kGroups = kBlock / 4;                 // of four features in a block
 constexpr int kGroupBytes = 4 * kTileRows;          // of a tile, one byte per code
-constexpr int64_t kChunkBlocks = 8;                 // of features at a time: the codes of a tile then stay in L1
-constexpr int kFewRows = 3;                         // for which expanding the codes in memory does not pay
+constexpr int64_t kChunkBlocks = 16;                // of features at a time: the codes of a tile then stay in L1
+constexpr int kFewRows = 4;                         // at a time
+constexpr int kManyRows = 8;                       // above which expanding the codes in memory pays
+constexpr int kAhead = 2048;                        // bytes of a plane that are on their way from memory
 
 inline __m256i load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline void store(uint8_t* p, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
@@ -30,6 +34,7 @@ inline void add_to(int32_t* p, __m256i v) {
   __m256i* sum = reinterpret_cast<__m256i*>(p);
   _mm256_storeu_si256(sum, _mm256_add_epi32(_mm256_loadu_si256(sum), v));
 }
+inline void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 inline __m256i broadcast(const int8_t* four) {
   int32_t value;
   std::memcpy(&value, four, sizeof value);
@@ -42,51 +47,56 @@ inline __m256i widen(__m256i pairs, int16_t factor) { return _mm256_madd_epi16(p
 // Loops that the compiler must unroll before it decides what lives in registers.
 template <int... kI, class F>
 inline __attribute__((always_inline)) void unroll(std::integer_sequence<int, kI...>, F body) {
-  (body(kI), ...);
+  (body(std::integral_constant<int, kI>()), ...);
 }
 template <int kN, class F>
 inline __attribute__((always_inline)) void unroll(F body) {
   unroll(std::make_integer_sequence<int, kN>(), body);
 }
-// Keeps GCC from computing the products of several groups before it adds the first ones, which spills them.
-inline __attribute__((always_inline)) void add_now(__m256i& sum, __m256i product) {
-  sum = _mm256_add_epi16(sum, product);
+// Makes GCC add here: it would compute the products of several groups first, and spill them.
+inline __attribute__((always_inline)) void add_pairs(__m256i& sum, __m256i products) {
+  sum = _mm256_add_epi16(sum, products);
+  asm("" : "+x"(sum));
+}
+inline __attribute__((always_inline)) void add_quads(__m256i& sum, __m256i products) {
+  sum = _mm256_add_epi32(sum, products);
   asm("" : "+x"(sum));
 }
 
 // Few rows: nibbles are expanded in registers; weights are read once, in order.
 template <int kRows, bool kLo>
 void few_rows(const int8_t* x, int64_t ldx, const uint8_t* hi, const uint8_t* lo, int64_t blocks, int32_t* acc) {
-  for (int half = 0; half < 2; ++half) {
-    __m256i sum[kRows];
-    unroll<kRows>([&](int r) { sum[r] = _mm256_setzero_si256(); });
-    for (int64_t b = 0; b < blocks; ++b) {
-      for (int quarter = 0; quarter < 2; ++quarter) {  // four bytes, eight nibbles: what 16 bits hold
+  std::fill_n(acc, kRows * kTileRows, 0);
+  for (int64_t b = 0; b < blocks; ++b, x += kBlock, hi += kBlockBytes, lo += kLo ? kBlockBytes : 0) {
+    for (int at = 0; at < kBlockBytes; at += 64) {
+      prefetch(hi + at + kAhead);
+      if (kLo) prefetch(lo + at + kAhead);
+    }
+    for (int half = 0; half < 2; ++half) {  // of a tile's rows
+      for (int g = 0; g < kGroups / 2; g += 4) {  // four bytes, eight nibbles: what 16 bits hold
         __m256i hi_sum[kRows], lo_sum[kRows];
-        unroll<kRows>([&](int r) { hi_sum[r] = lo_sum[r] = _mm256_setzero_si256(); });
-        unroll<4>([&](int i) {
-          const int g = 4 * quarter + i;
-          const int64_t at = b * kBlockBytes + g * kGroupBytes + half * 32;
-          const __m256i h = load(hi + at), l = kLo ? load(lo + at) : h;
-          const __m256i h0 = high(h), h1 = low(h), l0 = high(l), l1 = low(l);
-          unroll<kRows>([&](int r) {
-            const int8_t* row = x + r * ldx + b * kBlock + 4 * g;
+        unroll<kRows>([&](auto r) { hi_sum[r] = lo_sum[r] = _mm256_setzero_si256(); });
+        unroll<4>([&](auto i) {
+          const int at = (g + i) * kGroupBytes + half * 32;
+          const __m256i h = load(hi + at), h0 = high(h), h1 = low(h);
+          const __m256i l = kLo ? load(lo + at) : h, l0 = high(l), l1 = low(l);
+          unroll<kRows>([&](auto r) {
+            const int8_t* row = x + r * ldx + 4 * (g + i);
             const __m256i x0 = broadcast(row), x1 = broadcast(row + kBlock / 2);
-            add_now(hi_sum[r], _mm256_maddubs_epi16(h0, x0));
-            add_now(hi_sum[r], _mm256_maddubs_epi16(h1, x1));
+            add_pairs(hi_sum[r], _mm256_maddubs_epi16(h0, x0));
+            add_pairs(hi_sum[r], _mm256_maddubs_epi16(h1, x1));
             if (kLo) {
-              add_now(lo_sum[r], _mm256_maddubs_epi16(l0, x0));
-              add_now(lo_sum[r], _mm256_maddubs_epi16(l1, x1));
+              add_pairs(lo_sum[r], _mm256_maddubs_epi16(l0, x0));
+              add_pairs(lo_sum[r], _mm256_maddubs_epi16(l1, x1));
             }
           });
         });
-        unroll<kRows>([&](int r) {
-          sum[r] = _mm256_add_epi32(sum[r], widen(hi_sum[r], kLo ? 16 : 1));
-          if (kLo) sum[r] = _mm256_add_epi32(sum[r], widen(lo_sum[r], 1));
+        unroll<kRows>([&](auto r) {
+          const __m256i sum = widen(hi_sum[r], kLo ? 16 : 1);
+          add_to(acc + r * kTileRows + half * 8, kLo ? _mm256_add_epi32(sum, widen(lo_sum[r], 1)) : sum);
         });
       }
     }
-    unroll<kRows>([&](int r) { store(reinterpret_cast<uint8_t*>(acc + r * kTileRows + half * 8), sum[r]); });
   }
 }
 
@@ -108,8 +118,8 @@ void expand(const uint8_t* hi, const uint8_t* lo, int64_t blocks, uint8_t* codes
 }
 
 struct Rest {  // what is missing of four activations
-  int32_t group;
-  int32_t row;
+  int32_t code;  // where their codes begin
+  int32_t sum;   // where their row's sums begin
   int8_t values[4];
 };
 
@@ -120,14 +130,13 @@ struct Packed {
   std::vector<size_t> rest_begin;  // of every kPackedRows rows, and the end
 };
 
-void split(int8_t* four, int32_t group, int32_t row, std::vector<Rest>& rest) {
-  if (std::abs(four[0] + four[1]) <= 128 && std::abs(four[2] + four[3]) <= 128) return;
-  Rest other{group, row, {}};
+Rest halve(int8_t* four, int32_t group, int32_t row) {
+  Rest rest{group * kGroupBytes, row * kTileRows, {}};
   for (int i = 0; i < 4; ++i) {
-    other.values[i] = int8_t(four[i] / 2);
-    four[i] = int8_t(four[i] - other.values[i]);
+    rest.values[i] = int8_t(four[i] / 2);
+    four[i] = int8_t(four[i] - rest.values[i]);
   }
-  rest.push_back(other);
+  return rest;
 }
 
 template <bool kLo>
@@ -152,7 +161,7 @@ void pack(const int8_t* x, int64_t ldx, int m, int64_t blocks, Packed& to) {
           const int four = __builtin_ctz(unsigned(where)) / 4;
           where &= ~(15 << 4 * four);
           const int32_t group = int32_t(g + i + four / kPackedRows), row = four % kPackedRows;
-          split(packed + (group * kPackedRows + row) * 4, group, row, to.rest);
+          to.rest.push_back(halve(packed + (group * kPackedRows + row) * 4, group, row));
         }
       }
     }
@@ -160,38 +169,47 @@ void pack(const int8_t* x, int64_t ldx, int m, int64_t blocks, Packed& to) {
   }
 }
 
+// Part of the planes that the next tile needs, to be fetched while this one is multiplied.
+struct Ahead {
+  const uint8_t *hi, *lo;
+  int64_t step;  // bytes for every group that is multiplied
+};
+
 // Adds to acc [kRows, 16] the products of `groups` groups.
 template <int kRows>
-void whole_codes(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc) {
+void whole_codes(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc, const Ahead& ahead) {
   __m256i sum[kRows][2];
-  unroll<kRows>([&](int r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
+  unroll<kRows>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
   for (int64_t g = 0; g < groups; ++g, x += 4 * kPackedRows, codes += kGroupBytes) {
+    prefetch(ahead.hi + g * ahead.step);
+    prefetch(ahead.lo + g * ahead.step);
     const __m256i code[2] = {load(codes), load(codes + 32)};
-    unroll<kRows>([&](int r) {
+    unroll<kRows>([&](auto r) {
       const __m256i four = broadcast(x + 4 * r);
-      unroll<2>([&](int v) {
-        sum[r][v] = _mm256_add_epi32(sum[r][v], widen(_mm256_maddubs_epi16(code[v], four), 1));
+      unroll<2>([&](auto v) {
+        add_quads(sum[r][v], widen(_mm256_maddubs_epi16(code[v], four), 1));
       });
     });
   }
-  unroll<kRows>([&](int r) { unroll<2>([&](int v) { add_to(acc + r * kTileRows + 8 * v, sum[r][v]); }); });
+  unroll<kRows>([&](auto r) { unroll<2>([&](auto v) { add_to(acc + r * kTileRows + 8 * v, sum[r][v]); }); });
 }
 
 template <int kRows>
-void nibbles(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc) {
+void nibbles(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc, const Ahead& ahead) {
   for (int64_t g = 0; g < groups; g += 8) {
+    for (int i = 0; i < 8; i += 2) prefetch(ahead.hi + (g + i) * ahead.step);
     __m256i sum[kRows][2];
-    unroll<kRows>([&](int r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
-    unroll<8>([&](int) {
+    unroll<kRows>([&](auto r) { sum[r][0] = sum[r][1] = _mm256_setzero_si256(); });
+    unroll<8>([&](auto) {
       const __m256i code[2] = {load(codes), load(codes + 32)};
-      unroll<kRows>([&](int r) {
+      unroll<kRows>([&](auto r) {
         const __m256i four = broadcast(x + 4 * r);
-        unroll<2>([&](int v) { add_now(sum[r][v], _mm256_maddubs_epi16(code[v], four)); });
+        unroll<2>([&](auto v) { add_pairs(sum[r][v], _mm256_maddubs_epi16(code[v], four)); });
       });
       x += 4 * kPackedRows;
       codes += kGroupBytes;
     });
-    unroll<kRows>([&](int r) { unroll<2>([&](int v) { add_to(acc + r * kTileRows + 8 * v, widen(sum[r][v], 1)); }); });
+    unroll<kRows>([&](auto r) { unroll<2>([&](auto v) { add_to(acc + r * kTileRows + 8 * v, widen(sum[r][v], 1)); }); });
   }
 }
 
@@ -199,8 +217,8 @@ void add_rest(const Rest* rest, const Rest* end, const uint8_t* codes, int32_t* 
   for (; rest != end; ++rest) {
     const __m256i four = broadcast(rest->values);
     for (int v = 0; v < 2; ++v) {
-      const __m256i code = load(codes + rest->group * kGroupBytes + 32 * v);
-      add_to(acc + rest->row * kTileRows + 8 * v, widen(_mm256_maddubs_epi16(code, four), 1));
+      const __m256i code = load(codes + rest->code + 32 * v);
+      add_to(acc + rest->sum + 8 * v, widen(_mm256_maddubs_epi16(code, four), 1));
     }
   }
 }
@@ -208,7 +226,7 @@ void add_rest(const Rest* rest, const Rest* end, const uint8_t* codes, int32_t* 
 template <bool kLo>
 void many_rows(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles, int64_t blocks,
                int32_t* acc) {
-  using Kernel = void (*)(const int8_t*, const uint8_t*, int64_t, int32_t*);
+  using Kernel = void (*)(const int8_t*, const uint8_t*, int64_t, int32_t*, const Ahead&);
   static constexpr Kernel kernels[2][kPackedRows] = {{nibbles<1>, nibbles<2>, nibbles<3>, nibbles<4>},
                                                      {whole_codes<1>, whole_codes<2>, whole_codes<3>, whole_codes<4>}};
   alignas(32) uint8_t codes[kChunkBlocks * 2 * kBlockBytes];
@@ -223,8 +241,10 @@ void many_rows(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uin
       expand(hi + at, kLo ? lo + at : nullptr, chunk, codes);
       for (int r = 0; r < m; r += kPackedRows) {
         int32_t* out = acc + (int64_t(t) * m + r) * kTileRows;
+        const int64_t next = at + (blocks + chunk * r / padded) * kBlockBytes;
+        const Ahead ahead{hi + next, kLo ? lo + next : nullptr, (kBlockBytes / kGroups) * kPackedRows / padded + 1};
         kernels[kLo][std::min(kPackedRows, m - r) - 1](packed.values.get() + r * chunk * kBlock, codes, chunk * kGroups,
-                                                       out);
+                                                       out, ahead);
         if (kLo) {
           const size_t* begin = &packed.rest_begin[size_t(r / kPackedRows)];
           add_rest(packed.rest.data() + begin[0], packed.rest.data() + begin[1], codes, out);
@@ -238,16 +258,19 @@ void many_rows(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uin
 
 void panel_avx2(const int8_t* x, int64_t ldx, int m, const uint8_t* hi, const uint8_t* lo, int tiles, int64_t blocks,
                 int32_t* acc) {
-  if (m > kFewRows) {
+  if (m > kManyRows) {
     (lo ? many_rows<true> : many_rows<false>)(x, ldx, m, hi, lo, tiles, blocks, acc);
     return;
   }
   static constexpr decltype(&few_rows<1, true>) kernels[2][kFewRows] = {
-      {few_rows<1, false>, few_rows<2, false>, few_rows<3, false>},
-      {few_rows<1, true>, few_rows<2, true>, few_rows<3, true>}};
-  for (int t = 0; t < tiles && m > 0; ++t) {
+      {few_rows<1, false>, few_rows<2, false>, few_rows<3, false>, few_rows<4, false>},
+      {few_rows<1, true>, few_rows<2, true>, few_rows<3, true>, few_rows<4, true>}};
+  for (int t = 0; t < tiles; ++t) {
     const int64_t at = t * blocks * kBlockBytes;
-    kernels[lo != nullptr][m - 1](x, ldx, hi + at, lo ? lo + at : nullptr, blocks, acc + int64_t(t) * m * kTileRows);
+    for (int r = 0; r < m; r += kFewRows) {
+      kernels[lo != nullptr][std::min(kFewRows, m - r) - 1](x + r * ldx, ldx, hi + at, lo ? lo + at : nullptr, blocks,
+                                                            acc + (int64_t(t) * m + r) * kTileRows);
+    }
   }
 }
 
