@@ -54,7 +54,7 @@ def imported() -> set[str]:
 def test_requirements_are_what_the_sources_import_except_torch(arguments: Mapping[str, Any]) -> None:
     extras = arguments["extras_require"]
     declared = modules([*arguments["install_requires"], *extras["ros"], *extras["sim"]])
-    assert imported() == declared | {"torch"}
+    assert imported() == declared | {"torch", "triton"}  # a build of torch for CUDA brings triton
 
 
 def test_the_package_itself_requires_no_ros_wheels(arguments: Mapping[str, Any]) -> None:
