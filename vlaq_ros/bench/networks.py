@@ -45,7 +45,7 @@ def smallest() -> PI0Config:
         tower.hidden_size, tower.intermediate_size, tower.num_attention_heads = 64, 128, 2
     for tower in (language, expert):
         tower.head_dim = 32
-    vision.image_size, vlm.projection_dim = 14, 64
+    vision.image_size, vision.projection_dim, vlm.projection_dim = 14, 64, 64
     config.num_inference_steps, config.chunk_size = 1, 8
     return config
 
