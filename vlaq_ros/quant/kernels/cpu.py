@@ -1,4 +1,4 @@
-"""The operator on a CPU: the tiles that the native library reads, and the library, built from its sources at first use."""
+"""The operator on a CPU: the tiles that the native library reads, and the library, built at first use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SOURCES = Path(__file__).with_name("native")
 # contain, the linker takes the first.
 _COMMON = ("op.cpp", "linear.cpp", "isa.cpp", "portable.cpp")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni")
-INSTRUCTION_SETS = {
+INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {  # file: flags, for every machine
     "x86_64": {
         "avx2.cpp": ("-mavx2",),
         "avx512vnni.cpp": _AVX512,
@@ -109,7 +109,8 @@ def _library() -> Path:
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         raise KernelBuildError(f"there is no compiler {compiler[0]!r}")
-    objects = dict.fromkeys(_COMMON, ()) | INSTRUCTION_SETS.get(platform.machine(), {})
+    objects: dict[str, tuple[str, ...]] = dict.fromkeys(_COMMON, ())
+    objects |= INSTRUCTION_SETS.get(platform.machine(), {})
     version = _run([*compiler, "--version"])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlaq_ros"
     library = folder / f"native-{platform.machine()}-{_digest(version, repr((objects, FLAGS)))}.so"

@@ -10,7 +10,8 @@ struct Isa {
   const char* name;
   Panel few_rows;
   Panel many_rows;
-  int many;  // rows from which many_rows is the faster
+  int many;          // rows from which many_rows is the faster
+  int64_t panel_sums;  // that a call should give: many share what a panel prepares, few stay in a cache
   Quantize quantize;
   Finish finish;
 };

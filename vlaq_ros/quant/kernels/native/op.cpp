@@ -38,7 +38,8 @@ Tensor nested_linear(const Tensor& x, const Tensor& hi, const Tensor& lo, const 
                      const std::vector<int64_t>& groups, int64_t block, int64_t out_features) {
   using vlaq::kBlock, vlaq::kBlockBytes, vlaq::kTileRows;
   const int type = type_number(x.scalar_type());
-  STD_TORCH_CHECK(hi.dim() == 3 && lo.dim() == 3, "nested_linear: planes are [tiles, blocks, ", kBlockBytes, "] on a CPU");
+  STD_TORCH_CHECK(hi.dim() == 3 && lo.dim() == 3 && hi.size(1) > 0,
+                  "nested_linear: planes are [tiles, blocks, 512] on a CPU");
   STD_TORCH_CHECK(block == 16 || block == 32 || block == 64, "nested_linear: block is ", block, ", not 16, 32 or 64");
   const int64_t blocks = hi.size(1), features = x.size(x.dim() - 1);
   STD_TORCH_CHECK(features <= blocks * kBlock, "nested_linear: x has ", features, " features, the weight fewer");

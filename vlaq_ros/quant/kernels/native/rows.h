@@ -26,6 +26,7 @@ struct Input {
 
 struct Rows {  // quantized activations
   int8_t* values;
+  int64_t count;
   int64_t stride;  // a multiple of kBlock
   float* scale;    // NaN where a row is not finite
   int32_t* sum;
@@ -206,20 +207,28 @@ void finish_rows(const int32_t* acc, const Rows& q, int64_t first, int m, int64_
   }
 }
 
+template <class F>
+void with_type(Type type, F f) {
+  switch (type) {
+    case Type::kFloat32:
+      return f(float());
+    case Type::kBFloat16:
+      return f(BFloat16());
+    case Type::kFloat16:
+      return f(Float16());
+  }
+}
+
 inline void quantize_rows(const Input& x, const Rows& q, int64_t first, int64_t last) {
-  const auto row = x.type == Type::kFloat32    ? quantize_row<float>
-                   : x.type == Type::kBFloat16 ? quantize_row<BFloat16>
-                                               : quantize_row<Float16>;
   const std::unique_ptr<float[]> rotated(new float[size_t(q.stride)]);
-  for (int64_t r = first; r < last; ++r) row(x, q, r, rotated.get());
+  with_type(x.type, [&](auto t) {
+    for (int64_t r = first; r < last; ++r) quantize_row<decltype(t)>(x, q, r, rotated.get());
+  });
 }
 
 inline void finish_tile(const int32_t* acc, const Rows& q, int64_t first, int m, int64_t tile, int bits,
                         const Output& y) {
-  const auto rows = y.type == Type::kFloat32    ? finish_rows<float>
-                    : y.type == Type::kBFloat16 ? finish_rows<BFloat16>
-                                                : finish_rows<Float16>;
-  rows(acc, q, first, m, tile, bits, y);
+  with_type(y.type, [&](auto t) { finish_rows<decltype(t)>(acc, q, first, m, tile, bits, y); });
 }
 
 }  // namespace
