@@ -73,7 +73,6 @@ def _common() -> tuple[Contender, ...]:
     return (
         Contender("fp32 eager", 32, "fp32", "", _eager(torch.float32)),
         Contender("bf16 eager", 16, "bf16", "", _eager(torch.bfloat16)),
-        Contender("_int_mm", 8, "int8", f"{channel}, {token}, quantized by eager torch", _int_mm),
         Contender("vlaq W8A8", 8, "int8", f"{channel}, {token}, rotated", _nested(0, 8)),
         Contender("vlaq W4A8", 4, "int8", f"{channel}, {token}, rotated", _nested(1, 8)),
     )
@@ -105,6 +104,7 @@ def _patient(dtype: torch.dtype) -> tuple[Contender, ...]:
         Contender("vlaq W8A16", 8, own, f"{channel}, {own} activations, rotated", _nested(0, 16)),
         Contender("vlaq W4A16", 4, own, f"{channel}, {own} activations, rotated", _nested(1, 16)),
         Contender("vlaq reference W8A8", 8, own, f"{token}, rotated, plain torch", _reference),
+        Contender("_int_mm", 8, "int8", f"{token}, quantized by eager torch", _int_mm),
         Contender("_dyn_quant_matmul_4bit", 4, "int8", token, _dynamic4),
         Contender("bf16 torch.compile", 16, "bf16", "", _compiled),
         Contender("torchao W8A8", 8, "int8", token, _torchao("W8A8")),
@@ -192,7 +192,7 @@ def _linear_dynamic(engine: str) -> Callable[[Layer], Call]:
 
 def _qlinear(layer: Layer) -> Call:
     codes, scale = _symmetric(layer.weight)
-    packed = torch.ops.onednn.qlinear_prepack(codes.t(), None)
+    packed = torch.ops.onednn.qlinear_prepack(codes, None)
     x, zeros, middle = layer.x.to(layer.dtype), torch.zeros(len(scale), dtype=torch.int32), torch.tensor([128])
 
     def run() -> Tensor:

@@ -120,7 +120,7 @@ def _int8_product(device: torch.device, side: int) -> Call:
     if device.type == "cuda":
         return lambda: torch._int_mm(a, b.t())
     onednn = torch.ops.onednn
-    packed = onednn.qlinear_prepack(b.t(), None)
+    packed = onednn.qlinear_prepack(b, None)
     one, zeros, unsigned = torch.ones(side), torch.zeros(side, dtype=torch.int32), (a.short() + 128).to(torch.uint8)
     return lambda: onednn.qlinear_pointwise.default(
         unsigned, 1.0, 128, packed, one, zeros, None, 1.0, 0, torch.float32, "none", [], ""

@@ -13,6 +13,7 @@ import torch
 
 from vlaq_ros.bench import linear, machine, networks, policy
 from vlaq_ros.bench.contenders import contenders
+from vlaq_ros.bench.linear import Cell, cells
 from vlaq_ros.bench.policy import Subject
 from vlaq_ros.bench.timing import pinned
 from vlaq_ros.policy.engine import native_dtype
@@ -28,9 +29,8 @@ class Plan:
     """How much is measured, and how long at most."""
 
     quick: bool  # without paths that compile or import for seconds, and without random policies of true width
-    shapes: tuple[tuple[int, int], ...]
-    rows: tuple[int, ...]
-    embedded_rows: tuple[int, ...]  # of the embedded policy's own layers
+    linears: tuple[Cell, ...]
+    embedded_linears: tuple[Cell, ...]  # of the embedded policy's own shapes
     cell_s: float
     cell_rounds: tuple[int, int]  # least, most
     policy_s: float
@@ -38,8 +38,26 @@ class Plan:
     switch_rounds: int
 
 
-QUICK = Plan(True, ((2048, 2048), (1024, 4096)), (1, 16, 51, 300), (), 0.6, (5, 15), 4.0, (5, 15), 100)
-FULL = Plan(False, PI0_SHAPES, (1, 16, 51, 300, 816), (1, 17, 137), 4.0, (7, 40), 60.0, (7, 40), 400)
+QUICK = Plan(
+    quick=True,
+    linears=(*cells([(2048, 2048)], (1, 16, 51, 300)), *cells([(1024, 4096)], (1, 16, 51))),
+    embedded_linears=(),
+    cell_s=0.6,
+    cell_rounds=(5, 15),
+    policy_s=4.0,
+    policy_rounds=(5, 15),
+    switch_rounds=100,
+)
+FULL = Plan(
+    quick=False,
+    linears=tuple(cells(PI0_SHAPES, (1, 16, 51, 300, 816))),
+    embedded_linears=tuple(cells(EMBEDDED_SHAPES, (1, 17, 137))),
+    cell_s=4.0,
+    cell_rounds=(5, 40),
+    policy_s=60.0,
+    policy_rounds=(5, 40),
+    switch_rounds=400,
+)
 
 
 def run(
@@ -63,8 +81,6 @@ def run(
     """
     kernel, dtype = select.chosen(device), native_dtype(device)
     identity = machine.identify(device)
-    cells = linear.cells(plan.shapes, plan.rows)
-    own_cells = linear.cells(EMBEDDED_SHAPES, plan.embedded_rows)
     document: dict[str, Any] = {
         "machine": asdict(identity),
         "versions": {name: version(name) for name in _LIBRARIES},
@@ -76,14 +92,14 @@ def run(
         progress("random policies", 0)
         subjects = [embedded, *([] if plan.quick else networks.subjects(Path(directory), device))]
         smallest = networks.smallest_bundle(Path(directory))
-        left = len(threads) * (len(cells) + len(own_cells) + len(subjects)) + 1
+        left = len(threads) * (len(plan.linears) + len(plan.embedded_linears) + len(subjects)) + 1
         for count in threads:
             with pinned(count):
                 progress(f"reading and multiplying, {count} threads", left)
                 roof = machine.measure(device, identity, count)
                 document["roofs"].append(asdict(roof))
                 conditions = linear.Conditions(identity, roof, kernel, dtype, plan.cell_s, plan.cell_rounds, plan.quick)
-                for key, listed in (("linear", cells), ("linear_embedded", own_cells)):
+                for key, listed in (("linear", plan.linears), ("linear_embedded", plan.embedded_linears)):
                     for row in linear.measure(listed, conditions):
                         document[key].append(row)
                         left -= 1
