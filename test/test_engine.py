@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_memory import quantized
+from test_pi0 import CPU, IMAGE_TOKEN_ID, assembled, by_transformers, random_policy, tiny_config
+from torch import Tensor
 from transformers import PI0ForConditionalGeneration
 
-from vlaq_ros.datatypes import ActionSpace, FloatArray, Observation
+from vlaq_ros.datatypes import ActionSpace, FloatArray, MotionScales, Observation
 from vlaq_ros.errors import (
     CameraNamesError,
     JointNamesError,
@@ -19,10 +23,16 @@ from vlaq_ros.errors import (
     UnknownInstructionError,
     UnknownPrecisionError,
 )
-from vlaq_ros.policy.bundle import Bundle
-from vlaq_ros.policy.engine import Engine
-from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.engine import Engine, native_dtype
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.memory import Meter
+from vlaq_ros.policy.pi0 import PI0Network
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.transforms import pixel_values
+from vlaq_ros.quant.kernels import select
+from vlaq_ros.quant.linear import view
 
 STAMP_NS = 12_000_000_005
 
@@ -37,14 +47,15 @@ def full(tiny_bundle: Path) -> Engine:
     return Engine.load(tiny_bundle, full=True)
 
 
-def observation(manifest: Manifest, seed: int) -> Observation:
+def observation(spec: PolicySpec, seed: int) -> Observation:
     random = np.random.default_rng(seed)
+    size = spec.image_size_px
     return Observation(
         stamp_ns=STAMP_NS + seed,
-        images={name: random.integers(0, 256, (96, 96, 3), dtype=np.uint8) for name in manifest.cameras},
-        joint_names=manifest.joint_names,
-        joint_positions=manifest.state_mean + manifest.state_std * random.normal(size=8),
-        instruction=manifest.instructions[seed % len(manifest.instructions)],
+        images={name: random.integers(0, 256, (size, size, 3), dtype=np.uint8) for name in spec.cameras},
+        joint_names=spec.joint_names,
+        joint_positions=spec.state_mean + spec.state_std * random.normal(size=len(spec.joint_names)),
+        instruction=spec.instructions[seed % len(spec.instructions)],
     )
 
 
@@ -53,11 +64,11 @@ def noise(*batch: int) -> FloatArray:
 
 
 def normalised(engine: Engine, actions: FloatArray) -> FloatArray:
-    return (actions - engine.manifest.action_mean) / engine.manifest.action_std
+    return (actions - engine.spec.action_mean) / engine.spec.action_std
 
 
-def test_a_chunk_is_stamped_and_in_the_units_of_the_manifest(engine: Engine) -> None:
-    chunk = engine.infer(observation(engine.manifest, 1), "fine", noise())
+def test_a_chunk_is_stamped_and_in_the_units_of_the_spec(engine: Engine) -> None:
+    chunk = engine.infer(observation(engine.spec, 1), "fine", noise())
     assert chunk.stamp_ns == STAMP_NS + 1
     assert chunk.step_s == 0.05
     assert chunk.space is ActionSpace.JOINT
@@ -67,11 +78,11 @@ def test_a_chunk_is_stamped_and_in_the_units_of_the_manifest(engine: Engine) -> 
     assert 0.2 < spread < 5
 
 
-def test_full_is_what_transformers_computes(tiny_bundle: Path, full: Engine) -> None:
-    manifest, seen = full.manifest, observation(full.manifest, 2)
-    ids = Bundle.load(tiny_bundle).prompts[seen.instruction][None]
-    state = (seen.joint_positions - manifest.state_mean) / manifest.state_std
-    expected = PI0ForConditionalGeneration.from_pretrained(tiny_bundle).sample_actions(
+def test_full_is_what_transformers_computes(tiny_checkpoint: Path, full: Engine) -> None:
+    spec, seen = full.spec, observation(full.spec, 2)
+    ids = Checkpoint.open(tiny_checkpoint).prompts[seen.instruction][None]
+    state = (seen.joint_positions - spec.state_mean) / spec.state_std
+    expected = PI0ForConditionalGeneration.from_pretrained(tiny_checkpoint, dtype=torch.float32).sample_actions(
         state=torch.tensor(state, dtype=torch.float32)[None],
         input_ids=ids,
         pixel_values=torch.stack([pixel_values(seen.images[name], 96) for name in ("front", "wrist")])[None],
@@ -80,12 +91,13 @@ def test_full_is_what_transformers_computes(tiny_bundle: Path, full: Engine) -> 
         pixel_attention_mask=torch.ones(1, 2, dtype=torch.bool),
         num_steps=8,
     )
-    chunk = full.infer(seen, "full", noise())
+    float32 = Engine.load(tiny_checkpoint, full=True, dtype=torch.float32)
+    chunk = float32.infer(seen, "full", noise())
     np.testing.assert_allclose(normalised(full, chunk.actions), expected[0].numpy(), atol=1e-4)
 
 
 def test_a_batch_gives_what_its_observations_give_alone(engine: Engine, full: Engine) -> None:
-    seen = [observation(engine.manifest, seed) for seed in range(5)]
+    seen = [observation(engine.spec, seed) for seed in range(5)]
     start = noise(5)
     for held in (engine, full):
         for precision in held.precisions:
@@ -97,14 +109,14 @@ def test_a_batch_gives_what_its_observations_give_alone(engine: Engine, full: En
 
 
 def test_the_same_noise_gives_the_same_answer_and_other_noise_another(engine: Engine) -> None:
-    seen = observation(engine.manifest, 0)
+    seen = observation(engine.spec, 0)
     first, again = (engine.infer(seen, "coarse", noise()).actions for _ in range(2))
     assert np.array_equal(first, again)
     assert not np.allclose(engine.infer(seen, "coarse", -noise()).actions, first)
 
 
 def test_finer_is_nearer_to_full(engine: Engine, full: Engine) -> None:
-    seen = [observation(engine.manifest, seed) for seed in range(6)]
+    seen = [observation(engine.spec, seed) for seed in range(6)]
     actions = {
         precision: np.stack([normalised(held, chunk.actions) for chunk in held.infer_batch(seen, precision, noise(6))])
         for held in (engine, full)
@@ -116,7 +128,7 @@ def test_finer_is_nearer_to_full(engine: Engine, full: Engine) -> None:
 
 
 def test_threads_may_use_different_precisions_at_once(engine: Engine) -> None:
-    seen = observation(engine.manifest, 3)
+    seen = observation(engine.spec, 3)
     alone = {name: engine.infer(seen, name, noise()).actions for name in engine.precisions}
     with ThreadPoolExecutor(2) as pool:
         asked = [name for _ in range(4) for name in engine.precisions]
@@ -125,7 +137,7 @@ def test_threads_may_use_different_precisions_at_once(engine: Engine) -> None:
 
 
 def test_joints_and_cameras_are_found_by_name(engine: Engine) -> None:
-    seen = observation(engine.manifest, 4)
+    seen = observation(engine.spec, 4)
     order = np.random.default_rng(1).permutation(8)
     shuffled = replace(
         seen,
@@ -138,36 +150,17 @@ def test_joints_and_cameras_are_found_by_name(engine: Engine) -> None:
 
 
 def test_precisions_are_named_finest_first(engine: Engine, full: Engine) -> None:
-    assert engine.precisions == ("fine", "coarse")
-    assert full.precisions == ("full",)
+    assert engine.precisions == tuple(plan.name for plan in engine.plans) == ("fine", "coarse")
+    assert full.plans == (PrecisionPlan("full", 16, full.spec.denoising_steps, 0.0),)
+    assert engine.noise_shape == full.noise_shape == (16, 8)
 
 
-def test_both_precisions_hold_the_bytes_of_one(tiny_bundle: Path, engine: Engine, tmp_path: Path) -> None:
-    width, outputs = 32, {"attention": 32 + 16 + 16 + 32, "mlp": 64 + 64 + 32}
-    vision = 2 * (4 * width * width + 2 * width * 64), 2 * (4 * 32 + 64 + 32)
-    layer = width * sum((32, 16, 16, 32)) + 3 * width * 64, sum(outputs.values())
-    language = layer[0] + width * 32, layer[1] + 32  # of its second layer only k and v act
-    weights = vision[0] + language[0] + 2 * layer[0]
-    scales = vision[1] + language[1] + 2 * layer[1]
-    assert engine.bytes_over_bf16["linears"] == (weights + 4 * scales) / (2 * weights)
-    assert engine.bytes_over_bf16["linears"] < engine.bytes_over_bf16["all"]
-
-    alone = Engine.load(tiny_bundle_with(tiny_bundle, tmp_path, "fine"))
-    assert alone.precisions == ("fine",)
-    assert alone.bytes_over_bf16 == engine.bytes_over_bf16
-
-
-def tiny_bundle_with(bundle: Path, directory: Path, precision: str) -> Path:
-    for file in bundle.iterdir():
-        (directory / file.name).symlink_to(file)
-    manifest = Manifest.load(bundle)
-    (directory / Manifest.FILE).unlink()
-    replace(manifest, precisions=tuple(plan for plan in manifest.precisions if plan.name == precision)).save(directory)
-    return directory
-
-
-def test_full_holds_twice_the_bytes_of_bf16(full: Engine) -> None:
-    assert full.bytes_over_bf16["linears"] == 2.0
+def test_what_runs_and_what_it_holds_is_told(engine: Engine, full: Engine) -> None:
+    assert engine.kernel == full.kernel == select.chosen(CPU)
+    assert engine.bytes_over_bf16 == engine.memory.over_bf16
+    assert engine.memory.resident_growth > 0
+    wide = native_dtype(CPU) is torch.float32
+    assert full.bytes_over_bf16["linears"] == (2.0 if wide else 1.0)
 
 
 def test_warming_up_runs_every_precision(engine: Engine, full: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +173,7 @@ def test_warming_up_runs_every_precision(engine: Engine, full: Engine, monkeypat
 
 
 def test_what_the_policy_does_not_know_is_told(engine: Engine) -> None:
-    seen = observation(engine.manifest, 0)
+    seen = observation(engine.spec, 0)
     with pytest.raises(UnknownPrecisionError) as precision:
         engine.infer(seen, "full", noise())
     assert str(precision.value) == "unknown precision 'full'; this policy has: fine, coarse"
@@ -209,3 +202,120 @@ def test_what_the_policy_does_not_know_is_told(engine: Engine) -> None:
 def test_a_missing_bundle_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         Engine.load(tmp_path)
+
+
+# A policy as public checkpoints are: a network wider than state and action, and prompts of different lengths.
+
+PLANS = (PrecisionPlan("slow", 8, 6, 1.0), PrecisionPlan("fast", 8, 2, 0.0))
+
+
+@pytest.fixture(scope="module")
+def public() -> tuple[PI0ForConditionalGeneration, Description]:
+    policy = random_policy(tiny_config(wide=12))
+    spec = PolicySpec(
+        family="pi0",
+        cameras=("front",),
+        image_size_px=24,
+        joint_names=("shoulder", "elbow", "gripper"),
+        action_space=ActionSpace.JOINT,
+        step_s=0.02,
+        denoising_steps=6,
+        text_length=None,
+        instructions=("wave", "wave with both hands"),
+        state_mean=np.array([0.1, -0.2, 0.0]),
+        state_std=np.array([0.5, 0.4, 2.0]),
+        action_mean=np.array([0.0, 0.3, 0.01]),
+        action_std=np.array([0.2, 0.1, 0.02]),
+        motion=MotionScales(period_s=0.05, displacement_m=0.02, rotation_rad=0.05),
+        fine_threshold=1.0,
+    )
+    image = [IMAGE_TOKEN_ID] * 9
+    prompts = {"wave": torch.tensor([*image, 5, 6]), "wave with both hands": torch.tensor([*image, 5, 7, 8, 9, 6])}
+    return policy, Description(Path(), policy.config, spec, prompts)
+
+
+def started(public: tuple[PI0ForConditionalGeneration, Description], *, compiled: bool = False) -> Engine:
+    policy, described = public
+    network = assembled(policy)
+    memory = Meter(CPU).read(policy.config, [network])
+    networks = {plan.name: network for plan in PLANS}
+    return Engine(described, networks, PLANS, select.chosen(CPU), memory, compiled=compiled)
+
+
+def expected(
+    public: tuple[PI0ForConditionalGeneration, Description], seen: Observation, noise: FloatArray, steps: int
+) -> FloatArray:
+    policy, described = public
+    state = torch.zeros(1, 12)
+    state[0, :3] = torch.tensor((seen.joint_positions - described.spec.state_mean) / described.spec.state_std)
+    inputs: dict[str, Tensor] = {
+        "pixel_values": pixel_values(seen.images["front"], 24)[None, None],
+        "input_ids": described.prompts[seen.instruction][None],
+        "state": state,
+        "noise": torch.tensor(noise, dtype=torch.float32)[None],
+    }
+    actions = by_transformers(policy, inputs, steps)[0, :, :3].numpy()
+    return actions * described.spec.action_std + described.spec.action_mean
+
+
+def test_a_wider_network_and_prompts_of_different_lengths(
+    public: tuple[PI0ForConditionalGeneration, Description],
+) -> None:
+    engine = started(public)
+    assert engine.noise_shape == (6, 12)
+    seen = [observation(engine.spec, seed) for seed in range(3)]  # two instructions
+    start = np.random.default_rng(0).normal(size=(3, 6, 12))
+    for plan in PLANS:  # each with its own number of steps
+        chunks = engine.infer_batch(seen, plan.name, start)
+        for one, begin, chunk in zip(seen, start, chunks, strict=True):
+            wanted = expected(public, one, begin, plan.denoise_steps)
+            assert chunk.actions.shape == (6, 3)
+            np.testing.assert_allclose(chunk.actions, wanted, atol=1e-5)
+            np.testing.assert_allclose(engine.infer(one, plan.name, begin).actions, wanted, atol=1e-5)
+
+
+def test_an_answer_outlives_the_next(public: tuple[PI0ForConditionalGeneration, Description]) -> None:
+    engine = started(public)
+    chunk = engine.infer(observation(engine.spec, 0), "slow", np.ones((6, 12)))
+    kept = chunk.actions.copy()
+    engine.infer(observation(engine.spec, 2), "slow", np.zeros((6, 12)))
+    assert np.array_equal(chunk.actions, kept)
+
+
+def test_an_instruction_is_embedded_once(
+    public: tuple[PI0ForConditionalGeneration, Description], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[int] = []
+    words = PI0Network.words
+    monkeypatch.setattr(PI0Network, "words", lambda self, ids: embedded.append(len(ids)) or words(self, ids))
+    engine = started(public)
+    for seed in (0, 1, 2, 3, 0):
+        engine.infer(observation(engine.spec, seed), "fast", np.zeros((6, 12)))
+    assert embedded == [2, 5]
+
+
+def test_warming_up_sees_every_length(
+    public: tuple[PI0ForConditionalGeneration, Description], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = started(public)
+    run: list[tuple[str, str]] = []
+    monkeypatch.setattr(engine, "infer", lambda seen, precision, noise: run.append((precision, seen.instruction)))
+    engine.warm_up()
+    assert run == [(plan.name, instruction) for plan in PLANS for instruction in engine.spec.instructions]
+
+
+@pytest.mark.skipif("VLAQ_COMPILE" not in os.environ, reason="compiling takes a minute or more: set VLAQ_COMPILE=1")
+def test_compiled_is_equal(public: tuple[PI0ForConditionalGeneration, Description]) -> None:
+    policy, _ = public
+    codes = quantized(policy, select.chosen(CPU))
+    networks = {"slow": view(codes, 0, 8), "fast": view(codes, 1, 8)}
+    for held in (dict.fromkeys(networks, assembled(policy)), networks):
+        plain, compiled = (
+            Engine(public[1], held, PLANS, select.chosen(CPU), Meter(CPU).read(policy.config, []), compiled=compiled)
+            for compiled in (False, True)
+        )
+        for precision in plain.precisions:
+            for seed in (0, 1):
+                seen, start = observation(plain.spec, seed), np.random.default_rng(seed).normal(size=(6, 12))
+                wanted = plain.infer(seen, precision, start).actions
+                np.testing.assert_allclose(compiled.infer(seen, precision, start).actions, wanted, atol=1e-4)

@@ -29,14 +29,14 @@ def weights(config: PI0Config) -> tuple[int, int, int]:
     )
 
 
-def quantized(policy: PI0ForConditionalGeneration) -> PI0Network:
+def quantized(policy: PI0ForConditionalGeneration, kernel: Kernel) -> PI0Network:
     held = dict(tensors(policy))
     linears = {}
     for name in [name.removesuffix(".weight") for name in held]:
         if pi0.is_quantized(name) and f"{name}.weight" in held:
             weight, bias = held.pop(f"{name}.weight"), held.pop(f"{name}.bias", None)
             widths = torch.tensor([[8], [4]], dtype=torch.int32).expand(2, len(weight))
-            linears[name] = NestedLinear(codes.quantize(weight, widths), bias, 0, 8, ROWS)
+            linears[name] = NestedLinear(codes.quantize(weight, widths), bias, 0, 8, kernel)
     return pi0.assemble(policy.config, held.items(), linears, torch.float32, CPU)
 
 
@@ -56,7 +56,7 @@ def test_full_precision_in_float32_is_twice_bf16() -> None:
 
 def test_two_precisions_hold_the_bytes_of_one() -> None:
     config = tiny_config(width=64, expert_width=32)
-    network = quantized(random_policy(config))
+    network = quantized(random_policy(config), ROWS)
     one = Meter(CPU).read(config, [network])
     two = Meter(CPU).read(config, [view(network, 0, 8), view(network, 1, 8)])
     assert (one.linears, one.all) == (two.linears, two.all)

@@ -32,6 +32,7 @@ class Cache:
         later: the same for actions alone.
     """
 
+    @torch.inference_mode(False)  # for torch.compile, inference tensors hide that they are views of one buffer
     def __init__(self, config: PI0Config, batch: int, prompt: int, dtype: torch.dtype, device: torch.device) -> None:
         _, language, expert = towers(config)
         groups, size, state = expert.num_key_value_heads, expert.head_dim, prompt

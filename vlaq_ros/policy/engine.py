@@ -1,75 +1,125 @@
-"""A trained policy in memory: its weights once, as codes, and one network per precision that reads them."""
+"""A trained policy in memory: its weights once, and one network per precision that reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import chain
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
-from vlaq_ros.errors import (
-    CameraNamesError,
-    JointNamesError,
-    UnknownInstructionError,
-    UnknownPrecisionError,
-)
-from vlaq_ros.policy import pi0
+from vlaq_ros.errors import CameraNamesError, JointNamesError, UnknownInstructionError, UnknownPrecisionError
+from vlaq_ros.policy import bundle, pi0
 from vlaq_ros.policy.bundle import Bundle
+from vlaq_ros.policy.cache import Cache
+from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.graphs import Graph
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.memory import Memory, Meter
+from vlaq_ros.policy.pi0 import CodedEmbedding, PI0Network
+from vlaq_ros.policy.sampler import Sampler
 from vlaq_ros.policy.transforms import denormalize, normalize, pixel_values
-from vlaq_ros.quant.linear import linear_weights, quantize_linears, resident_bytes, view
+from vlaq_ros.quant.kernels import select
+from vlaq_ros.quant.kernels.select import Kernel
+from vlaq_ros.quant.linear import NestedLinear, view
 
 FULL = "full"  # names the source checkpoint where a precision is asked for
 
 
 class Engine:
-    """Implements `datatypes.Policy`. Its only state is the weights, so any thread may ask it at any time.
+    """Implements `datatypes.Policy`. Any thread may ask at any time; they take turns, for the buffers are static.
 
     Attributes:
-        manifest: what the bundle says of itself.
-        bytes_over_bf16: bytes held for all precisions together over the bytes of the source in bf16, for the `linears`
-            that are quantized and for `all` weights.
+        spec: how observations enter and numbers become actions.
+        plans: of the loaded precisions, finest first.
+        kernel: of this machine, for quantized linears.
+        memory: what is held for all precisions together.
     """
 
-    def __init__(self, bundle: Bundle, *, full: bool) -> None:
-        network = bundle.network
-        self.manifest = bundle.manifest
-        self._prompts = bundle.prompts
-        source = sum(parameter.numel() for parameter in network.parameters())
-        pi0.drop_unused(network)
-        source_linears = sum(weight.numel() for weight in linear_weights(network, pi0.is_quantized))
-        if full:
-            self._networks = {FULL: network}
-        else:
-            quantize_linears(network, pi0.is_quantized)
-            self._networks = {plan.name: view(network, plan.weight_bits) for plan in self.manifest.precisions}
-        networks = self._networks.values()
-        linears = chain.from_iterable(linear_weights(held, pi0.is_quantized) for held in networks)
-        weights = chain.from_iterable(chain(held.parameters(), held.buffers()) for held in networks)
-        self.bytes_over_bf16 = {
-            "linears": resident_bytes(linears) / (2 * source_linears),
-            "all": resident_bytes(weights) / (2 * source),
-        }
+    def __init__(
+        self,
+        description: Description,
+        networks: Mapping[str, PI0Network],
+        plans: Sequence[PrecisionPlan],
+        kernel: Kernel,
+        memory: Memory,
+        *,
+        compiled: bool,
+    ) -> None:
+        self.spec, self.plans, self.kernel, self.memory = description.spec, tuple(plans), kernel, memory
+        self._config, self._prompts = description.config, description.prompts
+        self._network = next(iter(networks.values()))  # all embed words alike
+        self._dtype, self._device = self._network.projector.weight.dtype, self._network.projector.weight.device
+        with torch.inference_mode():
+            self._samplers = {
+                plan.name: Sampler(networks[plan.name], self._config, plan.denoise_steps, compiled=compiled)
+                for plan in plans
+            }
+        self._turn = threading.Lock()
+        self._words: dict[str, Tensor] = {}  # instruction -> [P, D] embedded
+        self._caches: dict[int, Cache] = {}  # for one prompt, by its number of tokens
+        self._graphs: dict[tuple[str, int], Graph] = {}  # by precision and number of tokens
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
 
     @classmethod
-    def load(cls, directory: Path, *, full: bool = False) -> Engine:
-        """Read a bundle and build its precisions.
+    def load(
+        cls,
+        directory: Path,
+        *,
+        full: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        compiled: bool = False,
+    ) -> Engine:
+        """Read a policy into memory.
 
         Args:
-            directory: the bundle. `Bundle.load` says what it may raise.
-            full: hold nothing but the source checkpoint in float32, as the one precision "full".
+            directory: a bundle, for its precisions; `Bundle.load` says what it may raise.
+            full: hold nothing but the checkpoint that `directory` is or was made of, as the one precision "full";
+                `bundle.source` says what it may raise.
+            dtype: of what is not quantized; None for bfloat16 where the hardware multiplies it, else float32.
+            device: None for the GPU if there is one, else the CPU.
+            compiled: run the denoising steps and the prefix through torch.compile; the first inference then takes
+                minutes.
         """
-        return cls(Bundle.load(directory), full=full)
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype or native_dtype(device)
+        kernel, meter = select.chosen(device), Meter(device)
+        if full:
+            source = bundle.source(directory)
+            network = pi0.assemble(source.config, source.parameters(), {}, dtype, device)
+            plans: tuple[PrecisionPlan, ...] = (PrecisionPlan(FULL, 16, source.spec.denoising_steps, 0.0),)
+            memory = meter.read(source.config, [network])
+            return cls(source, {FULL: network}, plans, kernel, memory, compiled=compiled)
+        held = Bundle.load(directory)
+        plans = held.manifest.precisions
+        finest = _assemble(held, kernel, dtype, device)
+        networks = {plan.name: view(finest, index, plan.activation_bits) for index, plan in enumerate(plans)}
+        memory = meter.read(held.config, networks.values())
+        return cls(held, networks, plans, kernel, memory, compiled=compiled)
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """Names of the loaded precisions, finest first."""
-        return tuple(self._networks)
+        return tuple(self._samplers)
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """[T, A] of the noise that a flow starts from; A may exceed the columns of an action."""
+        return self._config.chunk_size, self._config.max_action_dim
+
+    @property
+    def bytes_over_bf16(self) -> dict[str, float]:
+        """Bytes held for all precisions over those of bf16: for the `linears` that a bundle quantizes, and `all`."""
+        return self.memory.over_bf16
 
     def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
-        """Compute one chunk; `noise` is [T, A]. Raises as `infer_batch` does."""
+        """Compute one chunk; `noise` is of `noise_shape`. Raises as `infer_batch` does."""
         return self.infer_batch([observation], precision, noise[None])[0]
 
     def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
@@ -78,7 +128,7 @@ class Engine:
         Args:
             observations: B of them; other cameras and joints than the policy's own are passed over.
             precision: one of `precisions`.
-            noise: [B, T, A], standard normal: where the flow starts.
+            noise: [B, *noise_shape], standard normal: where the flow starts.
 
         Raises:
             UnknownPrecisionError: `precision` is not loaded.
@@ -87,62 +137,111 @@ class Engine:
             JointNamesError: an observation lacks a joint.
             ValueError: `noise` has another shape.
         """
-        if precision not in self._networks:
+        if precision not in self._samplers:
             raise UnknownPrecisionError(precision, self.precisions)
-        expected = (len(observations), *self.manifest.action_mean.shape)
+        expected = (len(observations), *self.noise_shape)
         if noise.shape != expected:
             raise ValueError(f"noise has shape {noise.shape}, expected {expected}")
-        actions = pi0.denoise(
-            self._networks[precision],
-            pixel_values=torch.stack([self._images(observation) for observation in observations]),
-            input_ids=torch.stack([self._prompt(observation) for observation in observations]),
-            state=torch.stack([self._state(observation) for observation in observations]),
-            noise=_float32(noise),
-            steps=self.manifest.denoising_steps,
-        )
-        chunks = denormalize(actions.numpy(), self.manifest.action_mean, self.manifest.action_std)
+        alike = defaultdict(list)  # prompts of one length make a batch
+        for index, observation in enumerate(observations):
+            alike[len(self._prompt(observation))].append(index)
+        actions = np.empty((len(observations), self._config.chunk_size, self.spec.action_mean.shape[-1]))
+        for indices in alike.values():
+            batch = self._infer([observations[index] for index in indices], precision, noise[indices])
+            actions[indices] = batch[..., : actions.shape[-1]]
+        chunks = denormalize(actions, self.spec.action_mean, self.spec.action_std)
         return [
-            ActionChunk(observation.stamp_ns, self.manifest.step_s, self.manifest.action_space, chunk)
+            ActionChunk(observation.stamp_ns, self.spec.step_s, self.spec.action_space, chunk)
             for observation, chunk in zip(observations, chunks, strict=True)
         ]
 
     def warm_up(self) -> None:
-        """Run every precision once: the first run pays for what the libraries set up."""
-        size = self.manifest.image_size_px
+        """Run every precision once on every length of prompt: the first run pays for what the libraries set up."""
+        size = self.spec.image_size_px
         black = np.zeros((size, size, 3), dtype=np.uint8)
-        observation = Observation(
-            stamp_ns=0,
-            images=dict.fromkeys(self.manifest.cameras, black),
-            joint_names=self.manifest.joint_names,
-            joint_positions=self.manifest.state_mean,
-            instruction=self.manifest.instructions[0],
-        )
+        lengths = {len(prompt): instruction for instruction, prompt in self._prompts.items()}
         for precision in self.precisions:
-            self.infer(observation, precision, np.zeros_like(self.manifest.action_mean))
+            for instruction in lengths.values():
+                observation = Observation(
+                    stamp_ns=0,
+                    images=dict.fromkeys(self.spec.cameras, black),
+                    joint_names=self.spec.joint_names,
+                    joint_positions=self.spec.state_mean,
+                    instruction=instruction,
+                )
+                self.infer(observation, precision, np.zeros(self.noise_shape))
 
-    def _images(self, observation: Observation) -> torch.Tensor:
-        """[cameras, 3, H, W], in the manifest's order."""
-        cameras = self.manifest.cameras
+    @torch.inference_mode()
+    def _infer(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> FloatArray:
+        """Give the normalised actions [B, T, A] of observations whose prompts are equally long."""
+        pixels = torch.stack([self._images(observation) for observation in observations])
+        state = torch.stack([self._state(observation) for observation in observations])
+        with self._turn:
+            inputs = (
+                pixels.to(self._device, self._dtype),
+                torch.stack([self._text(observation.instruction) for observation in observations]),
+                state.to(self._device, self._dtype),
+                torch.tensor(noise, dtype=torch.float32, device=self._device),
+            )
+            return self._sample(precision, len(self._prompt(observations[0])), inputs).numpy(force=True)
+
+    def _sample(self, precision: str, tokens: int, inputs: tuple[Tensor, ...]) -> Tensor:
+        sampler, batch = self._samplers[precision], len(inputs[0])
+        if batch > 1:  # closed-loop evaluation, whose batches shrink
+            return sampler(Cache(self._config, batch, tokens, self._dtype, self._device), *inputs)
+        if tokens not in self._caches:
+            self._caches[tokens] = Cache(self._config, 1, tokens, self._dtype, self._device)
+        if self._pool is None:
+            return sampler(self._caches[tokens], *inputs)
+        if (precision, tokens) not in self._graphs:
+            self._graphs[precision, tokens] = Graph(sampler, self._caches[tokens], inputs, self._pool)
+        return self._graphs[precision, tokens](*inputs)
+
+    def _images(self, observation: Observation) -> Tensor:
+        """[cameras, 3, H, W], in the order of the spec."""
+        cameras = self.spec.cameras
         if missing := [camera for camera in cameras if camera not in observation.images]:
             raise CameraNamesError(missing, observation.images)
-        return torch.stack(
-            [pixel_values(observation.images[camera], self.manifest.image_size_px) for camera in cameras]
-        )
+        return torch.stack([pixel_values(observation.images[camera], self.spec.image_size_px) for camera in cameras])
 
-    def _prompt(self, observation: Observation) -> torch.Tensor:
+    def _prompt(self, observation: Observation) -> Tensor:
         """[P] token ids."""
         if observation.instruction not in self._prompts:
-            raise UnknownInstructionError(observation.instruction, self.manifest.instructions)
+            raise UnknownInstructionError(observation.instruction, self.spec.instructions)
         return self._prompts[observation.instruction]
 
-    def _state(self, observation: Observation) -> torch.Tensor:
-        """[S], in the manifest's order, normalised."""
-        names = self.manifest.joint_names
+    def _text(self, instruction: str) -> Tensor:
+        """[words, D]: what follows the images in a prompt, embedded once."""
+        if instruction not in self._words:
+            images = len(self.spec.cameras) * len(self._network.vision.position)
+            self._words[instruction] = self._network.words(self._prompts[instruction][images:].to(self._device))
+        return self._words[instruction]
+
+    def _state(self, observation: Observation) -> Tensor:
+        """[S], in the order of the spec, normalised, with the network's further columns at 0."""
+        names = self.spec.joint_names
         if missing := [name for name in names if name not in observation.joint_names]:
             raise JointNamesError(missing, observation.joint_names, "the observation")
         positions = observation.joint_positions[[observation.joint_names.index(name) for name in names]]
-        return _float32(normalize(positions, self.manifest.state_mean, self.manifest.state_std))
+        state = torch.tensor(normalize(positions, self.spec.state_mean, self.spec.state_std), dtype=torch.float32)
+        return pad(state, (0, self._config.max_state_dim - len(state)))
 
 
-def _float32(values: FloatArray) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32)
+def _assemble(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> PI0Network:
+    """Make the finest network; codes are let go of one by one, as those in the kernel's layout take their place."""
+    replaced: dict[str, nn.Module] = {}
+    for name in list(held.nested):
+        bias = held.tensors.pop(f"{name}.bias", None)
+        linear = NestedLinear(held.nested.pop(name), None if bias is None else bias.float(), 0, 8, kernel)
+        replaced[name] = linear.to(device)
+    if "embed_tokens.weight_codes" in held.tensors:
+        codes, scale = (held.tensors.pop(f"embed_tokens.weight_{part}") for part in ("codes", "scale"))
+        replaced["embed_tokens"] = CodedEmbedding(codes, scale).to(device)
+    return pi0.assemble(held.config, held.tensors.items(), replaced, dtype, device)
+
+
+def native_dtype(device: torch.device) -> torch.dtype:
+    """Give the float type that a device multiplies fastest: bfloat16, or float32 on a CPU without units for it."""
+    features = torch.cpu.get_capabilities()
+    multiplied = device.type == "cuda" or features.get("amx_bf16") or features.get("avx512_bf16")
+    return torch.bfloat16 if multiplied else torch.float32

@@ -28,8 +28,8 @@ class Sampler:
 
     def __init__(self, network: PI0Network, config: PI0Config, steps: int, *, compiled: bool) -> None:
         self._network, self._steps = network, steps
-        self._run_prefix = torch.compile(self._remember) if compiled else self._remember
-        self._run_step = torch.compile(self._step) if compiled else self._step
+        self._run_prefix = torch.compile(self._remember, dynamic=False) if compiled else self._remember
+        self._run_step = torch.compile(self._step, dynamic=False) if compiled else self._step
         for_action, for_time = network.time_in.weight.float().chunk(2, dim=1)
         biases = linear(_embed(config, steps).to(for_time.device), for_time, network.time_in.bias.float())
         biases += for_action @ network.action_in.bias.float()
