@@ -90,42 +90,45 @@ def _tiles(nibbles: Tensor) -> Tensor:
 def load() -> str:
     """Register the native library as the operator's CPU implementation; give the name of what it runs on.
 
-    The library is built where the user's cache has none for these sources and this compiler.
-
     Raises:
-        KernelBuildError: there is no compiler, or it or PyTorch refuses.
+        KernelBuildError: the library is neither there nor can be built, or PyTorch refuses it.
     """
-    library = _library()
+    path = library()
     try:
-        torch.ops.load_library(library)
+        torch.ops.load_library(path)
     except OSError as error:
-        raise KernelBuildError(f"{str(library)!r} does not load: {error}") from error
-    isa = ctypes.CDLL(str(library)).vlaq_isa
+        raise KernelBuildError(f"{str(path)!r} does not load: {error}") from error
+    isa = ctypes.CDLL(str(path)).vlaq_isa
     isa.restype = ctypes.c_char_p
     return str(isa().decode())
 
 
-def _library() -> Path:
+def library() -> Path:
+    """Give the native library for these sources and this compiler, building it where the user's cache has none.
+
+    Raises:
+        KernelBuildError: there is no compiler, it refuses, or the cache cannot be written.
+    """
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     if shutil.which(compiler[0]) is None:
         raise KernelBuildError(f"there is no compiler {compiler[0]!r}")
     objects: dict[str, tuple[str, ...]] = dict.fromkeys(_COMMON, ())
     objects |= INSTRUCTION_SETS.get(platform.machine(), {})
-    version = _run([*compiler, "--version"])
+    digest = _digest(_run([*compiler, "--version"]), repr((objects, FLAGS, _STABLE_ABI)))
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlaq_ros"
-    library = folder / f"native-{platform.machine()}-{_digest(version, repr((objects, FLAGS)))}.so"
-    if library.exists():
-        return library
+    path = folder / f"native-{platform.machine()}-{digest}.so"
+    if path.exists():
+        return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building the same
-            if not library.exists():
+            if not path.exists():
                 _log.warning("building the native kernels in %s: some seconds, once", folder)
-                _build(compiler, objects, library)
+                _build(compiler, objects, path)
     except OSError as error:
         raise KernelBuildError(f"{str(folder)!r} cannot be written: {error}") from error
-    return library
+    return path
 
 
 def _digest(*facts: str) -> str:
@@ -135,10 +138,10 @@ def _digest(*facts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(compiler: list[str], objects: dict[str, tuple[str, ...]], library: Path) -> None:
+def _build(compiler: list[str], objects: dict[str, tuple[str, ...]], path: Path) -> None:
     torch_folder = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=library.parent) as scratch, ThreadPoolExecutor() as pool:
-        built = Path(scratch, library.name)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch, ThreadPoolExecutor() as pool:
+        built = Path(scratch, path.name)
         compile_ = [*compiler, *FLAGS, _STABLE_ABI, f"-isystem{torch_folder / 'include'}"]
         commands = [
             [*compile_, *flags, "-c", str(SOURCES / name), "-o", f"{scratch}/{name}.o"]
@@ -147,12 +150,12 @@ def _build(compiler: list[str], objects: dict[str, tuple[str, ...]], library: Pa
         list(pool.map(_run, commands))
         link = [*compiler, "-shared", f"-L{torch_folder / 'lib'}", *(f"{scratch}/{name}.o" for name in objects)]
         _run([*link, "-ltorch", "-ltorch_cpu", "-lc10", "-o", str(built)])
-        built.replace(library)  # at once, or not at all
+        built.replace(path)  # at once, or not at all
 
 
 def _run(command: list[str]) -> str:
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
-        errors = [line for line in run.stderr.splitlines() if "error" in line] or run.stderr.splitlines()[-1:]
-        raise KernelBuildError(f"{' '.join(command[:1])} says {' '.join(errors[:1])!r}")
+        said = [line for line in run.stderr.splitlines() if "error" in line] or [f"nothing, and exits {run.returncode}"]
+        raise KernelBuildError(f"{command[0]!r} says {said[0]}")
     return run.stdout
