@@ -127,8 +127,13 @@ class Policy(Protocol):
         """Names of the loaded precisions, finest first."""
         ...
 
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """T, A of the noise that a flow starts from; A may exceed the columns of an action."""
+        ...
+
     def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
-        """Compute one chunk; `noise` [T, A] is the start of the flow.
+        """Compute one chunk; `noise` of `noise_shape`, standard normal, is the start of the flow.
 
         Raises:
             UnknownPrecisionError: `precision` is not loaded.

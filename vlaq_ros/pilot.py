@@ -46,8 +46,7 @@ class Pilot:
         rules: the policy's precisions, finest first.
         robot: gives the acceleration limits.
         config: gives the precision, periods and tolerances.
-        noise_shape: T, A of the noise that a flow starts from.
-        seed: of that noise.
+        seed: of the noise that a flow starts from.
 
     Raises:
         UnknownPrecisionError: `config.precision` is none of the policy's.
@@ -69,7 +68,6 @@ class Pilot:
         rules: Sequence[PrecisionRule],
         robot: RobotConfig,
         config: PilotConfig,
-        noise_shape: tuple[int, int],
         seed: int,
     ) -> None:
         self._policy = policy
@@ -79,7 +77,6 @@ class Pilot:
         accelerations = np.array([robot.acceleration_limits[name] for name in kinematics.joint_names])
         self._limits = JointLimits(kinematics.position_limits, kinematics.velocity_limits, accelerations)
         self._config = config
-        self._noise_shape = noise_shape
         self._random = np.random.default_rng(seed)
         self._command: Command | None = None
         self._crossing_ns: int | None = None  # when the decision became finer than it was before
@@ -144,8 +141,8 @@ class Pilot:
         return self.command(observation, decision, chunk, now_ns, (now_ns - start_ns) * 1e-9)
 
     def noise(self) -> FloatArray:
-        """Draw what the next flow starts from [T, A]."""
-        return self._random.standard_normal(self._noise_shape)
+        """Draw what the next flow starts from."""
+        return self._random.standard_normal(self._policy.noise_shape)
 
     def command(
         self, observation: Observation, decision: Decision, chunk: ActionChunk, now_ns: int, inference_s: float

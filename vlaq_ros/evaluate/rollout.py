@@ -63,22 +63,20 @@ def play(
         UnknownPrecisionError: the policy has no such precision.
         UnknownInstructionError: the policy or the simulation knows no such task.
     """
-    manifest = engine.manifest
-    thresholds = {plan.name: plan.threshold for plan in manifest.precisions}
-    rules = [PrecisionRule(name, thresholds.get(name, 0.0)) for name in engine.precisions]
-    kinematics = Kinematics(panda.urdf(), manifest.joint_names, robot.tool_frame)
+    spec = engine.spec
+    rules = [PrecisionRule(plan.name, plan.threshold) for plan in engine.plans]
+    kinematics = Kinematics(panda.urdf(), spec.joint_names, robot.tool_frame)
 
     running = [
         _Episode(
-            SimRobot(manifest.image_size_px),
+            SimRobot(spec.image_size_px),
             Pilot(
                 engine,
                 kinematics,
-                scales=manifest.motion,
+                scales=spec.motion,
                 rules=rules,
                 robot=robot,
                 config=config,
-                noise_shape=manifest.action_mean.shape,
                 seed=seed,
             ),
             seed=seed,

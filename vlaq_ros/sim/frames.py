@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from vlaq_ros.datatypes import FloatArray
-from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import prompt_ids
 from vlaq_ros.sim import network
 from vlaq_ros.sim.guidance import Labels
@@ -25,23 +25,23 @@ class Frames:
 
     Args:
         frames: `demonstrations.FIELDS` with a leading N.
-        manifest: its statistics and action space.
+        spec: its statistics and action space.
         tokenizer: of the policy.
 
     Attributes:
         training, held_out: rows; those of one episode are all in one of them.
     """
 
-    def __init__(self, frames: dict[str, np.ndarray], manifest: Manifest, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, frames: dict[str, np.ndarray], spec: PolicySpec, tokenizer: PreTrainedTokenizerFast) -> None:
         self._images = torch.from_numpy(frames["images"])  # [N, C, H, W, 3] uint8
         self._pixels = torch.from_numpy(frames["pixels"])
         self._relative = torch.from_numpy(frames["relative"])
         self._task = torch.from_numpy(frames["instruction"].astype(np.int64))
-        actions = frames[manifest.action_space.value]
-        self._state = _normalised(frames["state"], manifest.state_mean, manifest.state_std)
-        self._actions = _normalised(actions, manifest.action_mean, manifest.action_std)
+        actions = frames[spec.action_space.value]
+        self._state = _normalised(frames["state"], spec.state_mean, spec.state_std)
+        self._actions = _normalised(actions, spec.action_mean, spec.action_std)
         image_tokens = len(CAMERAS) * network.GRID**2
-        self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, manifest.text_length) for text in TASKS])
+        self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, spec.text_length) for text in TASKS])
         held_out = torch.from_numpy(frames["seed"] % HELD_OUT == 0)
         self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
 

@@ -26,7 +26,7 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.motion import motion_scales
 from vlaq_ros.datatypes import ActionSpace, FloatArray
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text
 from vlaq_ros.sim import demonstrations, network, panda
 from vlaq_ros.sim.frames import Batch, Frames
@@ -36,6 +36,7 @@ from vlaq_ros.sim.scene import CAMERAS, TASKS
 
 DRAWS = 4  # flow times per frame: they share the prefix, which costs most
 MOTION_PERIOD_S = 0.1  # of the kinematic monitor: long enough that encoder noise does not reach S
+FINE_THRESHOLD = 0.5  # of S, until it is measured on the policy's own motion
 REPORT_EVERY = 50
 CHECKPOINT_EVERY = 200
 
@@ -50,7 +51,7 @@ class NoDemonstrationsError(VlaqError):
 
 
 class OtherRunError(VlaqError):
-    """A checkpoint of another recipe would be overwritten."""
+    """A run of another recipe would be overwritten."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(
@@ -147,13 +148,11 @@ def _look(layer: GemmaDecoderLayer, state: Tensor, rotary: tuple[Tensor, Tensor]
     return logits
 
 
-def manifest_of(
-    frames: dict[str, np.ndarray], episodes: list[FloatArray], recipe: Recipe, text_length: int
-) -> Manifest:
-    """Statistics of the demonstrations, and what else a bundle says of itself."""
+def spec_of(frames: dict[str, np.ndarray], episodes: list[FloatArray], recipe: Recipe, text_length: int) -> PolicySpec:
+    """Statistics of the demonstrations, and what else a checkpoint says of itself."""
     state, actions = frames["state"].astype(np.float64), frames[recipe.action_space.value].astype(np.float64)
     kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
-    return Manifest(
+    return PolicySpec(
         family="pi0",
         cameras=CAMERAS,
         image_size_px=network.IMAGE_PX,
@@ -168,12 +167,12 @@ def manifest_of(
         action_mean=actions.mean(0),
         action_std=actions.std(0) + 1e-3,
         motion=motion_scales(kinematics, episodes, demonstrations.STEP_S, MOTION_PERIOD_S),
-        precisions=(PrecisionPlan("fine", 8, 8, 0.5), PrecisionPlan("coarse", 4, 8, 0.0)),
+        fine_threshold=FINE_THRESHOLD,
     )
 
 
 def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None]) -> None:
-    """Train and leave a bundle in `out`; an interrupted run with the same recipe goes on from its checkpoint.
+    """Train and leave a checkpoint in `out`; an interrupted run with the same recipe goes on where it saved itself.
 
     Raises:
         NoDemonstrationsError: `demos` is empty.
@@ -194,7 +193,7 @@ def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], N
 
 
 def _work(index: int, demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None] | None) -> None:
-    """One process: rank 0 (the caller's own) reports, checkpoints and exports."""
+    """One process: rank 0 (the caller's own) reports, saves the run and exports the policy."""
     rank = index + 1
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=recipe.processes)
@@ -208,12 +207,10 @@ class _Run:
     def __init__(self, demos: Path, out: Path, recipe: Recipe, rank: int) -> None:
         frames, episodes = demonstrations.load(demos, recipe.episodes)
         self._tokenizer = build_tokenizer(TASKS)
-        self._manifest = manifest_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
-        self._frames = Frames(frames, self._manifest, self._tokenizer)
+        self._spec = spec_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
+        self._frames = Frames(frames, self._spec, self._tokenizer)
         torch.manual_seed(recipe.seed)
-        self._policy = network.build(
-            self._tokenizer, len(self._manifest.joint_names), self._manifest.action_mean.shape[1]
-        )
+        self._policy = network.build(self._tokenizer, len(self._spec.joint_names), self._spec.action_mean.shape[1])
         self._guidance = Guidance()
         self._parameters = [*self._policy.parameters(), *self._guidance.parameters()]
         self._optimizer = torch.optim.AdamW(
@@ -291,7 +288,7 @@ class _Run:
         return float(error[0]), float(error[1])
 
     def _save(self) -> None:
-        """Checkpoint, and the policy as a bundle that the robot can already load."""
+        """Save the run, and the policy as a checkpoint that can already be tried."""
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(
             {
@@ -308,7 +305,7 @@ class _Run:
         with network.quiet():
             self._policy.save_pretrained(self._out, state_dict=halves)
         self._tokenizer.save_pretrained(self._out)
-        self._manifest.save(self._out)
+        self._spec.save(self._out)
 
 
 def _identity(recipe: Recipe) -> str:
