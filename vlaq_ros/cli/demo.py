@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--episodes", type=whole_number(1, 1000), default=12, help="how many, over all instructions in turn (12)"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory of what is left (out/demo)")
-    parser.add_argument("--model", default="tabletop_pi0", help="model directory, or a shipped one (tabletop_pi0)")
+    parser.add_argument("--model", default="tabletop_pi0_w8w4", help="bundle, or a shipped one (tabletop_pi0_w8w4)")
     parser.add_argument("--precision", default="auto", help="auto follows the motion, a name fixes it (auto)")
     parser.add_argument(
         "--seed",
@@ -57,18 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.recording import read, summary
     from vlaq_ros.evaluate.report import contact_sheet, timeline
     from vlaq_ros.policy.manifest import Manifest
+    from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.ros.demo import Demo
 
     model = resolve(arguments.model, "models")
-    manifest = Manifest.load(model)
+    instructions, plans = PolicySpec.load(model).instructions, Manifest.load(model).precisions
     console = Console()
     with Demo(arguments.out, model, arguments.precision, arguments.domain_id) as demo:
         console.print(f"ROS domain {arguments.domain_id}; both nodes start, which takes some seconds")
         demo.client.wait_until_ready()
-        finest = manifest.precisions[0].name
-        with Live(get_renderable=lambda: _view(demo.client.status, finest), console=console, transient=True):
+        with Live(get_renderable=lambda: _view(demo.client.status, plans[0].name), console=console, transient=True):
             for number in range(arguments.episodes):
-                instruction = manifest.instructions[number % len(manifest.instructions)]
+                instruction = instructions[number % len(instructions)]
                 success = demo.client.run(arguments.seed + number, instruction)
                 verdict = "[green]success[/]" if success else "[red]failure[/]"
                 console.print(f"{number + 1:3} of {arguments.episodes}  {instruction:<30} {verdict}")
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     recording = read(demo.bag, RobotConfig.load("sim_panda"), CAMERA)
     figures = {"timeline.png": timeline, "contact_sheet.png": contact_sheet}
     for name, draw in figures.items():
-        draw(recording, manifest.precisions, arguments.out / name)
+        draw(recording, plans, arguments.out / name)
     artifacts = [str(demo.bag), *(str(arguments.out / name) for name in figures)]
     print(json.dumps({**summary(recording), "artifacts": artifacts}))
     return 0

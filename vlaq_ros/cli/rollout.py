@@ -1,7 +1,8 @@
 """Closed-loop success of a policy on unseen seeds, in one process and without ROS.
 
 Several precisions meet the same seeds and the same flow noise; each is compared with the first, seed by seed. "full" is
-the source checkpoint itself, which the robot never holds. Every precision gets one line of JSON at the end.
+the source checkpoint itself, which the robot never holds; it lies beside the bundle, or is itself the model. Every
+precision gets one line of JSON at the end.
 
 Examples:
   vlaq rollout --precision auto --episodes 100
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--model", default="tabletop_pi0", help="model directory, or a shipped one (tabletop_pi0)")
+    parser.add_argument(
+        "--model", default="tabletop_pi0_w8w4", help="model directory, or a shipped one (tabletop_pi0_w8w4)"
+    )
     parser.add_argument(
         "--precision",
         nargs="+",
@@ -56,10 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
     from vlaq_ros.evaluate.rollout import summary
-    from vlaq_ros.policy.manifest import Manifest
+    from vlaq_ros.policy.spec import PolicySpec
 
     model = resolve(arguments.model, "models")
-    tasks = Manifest.load(model).instructions
+    tasks = PolicySpec.load(model).instructions
     episodes = [(arguments.seed + k, tasks[k % len(tasks)]) for k in range(arguments.episodes)]
     results: dict[str, list[Outcome]] = {}
     documents = []

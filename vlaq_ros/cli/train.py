@@ -1,6 +1,6 @@
-"""Train the embedded policy on scripted demonstrations, all from seeds; leaves a model directory.
+"""Train the embedded policy on scripted demonstrations, all from seeds; leaves a checkpoint, for vlaq quantize.
 
-An interrupted run goes on where its last checkpoint was: give the same command again.
+An interrupted run goes on where it last saved itself: give the same command again.
 
 Examples:
   vlaq train --out out/policy
@@ -22,7 +22,7 @@ LATENCY_S = 0.1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--out", type=Path, required=True, help="model directory to write, with log.jsonl beside it")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, with log.jsonl beside it")
     parser.add_argument(
         "--demos", type=Path, default=Path("out/demonstrations"), help="demonstrations, recorded where they are missing"
     )
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
     from vlaq_ros.policy.engine import FULL
-    from vlaq_ros.policy.manifest import Manifest
+    from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.sim import demonstrations, panda, training
 
     recipe = training.Recipe(
@@ -73,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         training.train(arguments.demos, arguments.out, recipe, report)
 
-        manifest = Manifest.load(arguments.out)
-        tasks = manifest.instructions
+        spec = PolicySpec.load(arguments.out)
+        tasks = spec.instructions
         episodes = [(MEASURED_SEED + k, tasks[k % len(tasks)]) for k in range(MEASURED_EPISODES)]
         measuring = bar.add_task("its motion", total=len(episodes), note="")
         joints = []
@@ -83,9 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
         ):
             joints.append(outcome.joints)
             bar.advance(measuring)
-    kinematics = Kinematics(panda.urdf(), manifest.joint_names, panda.TOOL_FRAME)
-    on_policy(manifest, kinematics, joints, PilotConfig().monitor_period_s).save(arguments.out)
+    kinematics = Kinematics(panda.urdf(), spec.joint_names, panda.TOOL_FRAME)
+    on_policy(spec, kinematics, joints, PilotConfig().monitor_period_s).save(arguments.out)
+    out = arguments.out
     print(
-        f"{arguments.out}: trained on {kept} demonstrations; try: vlaq rollout --model {arguments.out} --precision full"
+        f"{out}: trained on {kept} demonstrations; try: vlaq rollout --model {out} --precision full; "
+        f"for the robot: vlaq quantize {out} --out {out}_w8w4"
     )
     return 0

@@ -35,7 +35,7 @@ from vlaq_ros.errors import CameraNamesError, JointNamesError, NoDescriptionErro
 from vlaq_ros.observe import JOINT_STATES, Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.engine import Engine
-from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.ros import encode, parameters
 from vlaq_ros.ros.flight import Flight
 from vlaq_ros.ros.lifetime import ros_lifetime
@@ -134,32 +134,32 @@ class PilotNode(LifecycleNode):
         """Load and check everything that can be wrong; the quick checks come first."""
         config = replace(self.config, precision=self.get_parameter("precision").value)
         directory = resolve(config.model, "models")
-        manifest = Manifest.load(directory)
-        if missing := [name for name in manifest.joint_names if name not in self._robot.joint_names]:
+        spec = PolicySpec.load(directory)
+        if missing := [name for name in spec.joint_names if name not in self._robot.joint_names]:
             raise JointNamesError(missing, self._robot.joint_names, "the robot file")
-        if missing := [name for name in manifest.cameras if name not in self._robot.cameras]:
+        if missing := [name for name in spec.cameras if name not in self._robot.cameras]:
             raise CameraNamesError(missing, self._robot.cameras)
-        kinematics = Kinematics(self._await_description(), manifest.joint_names, self._robot.tool_frame)
+        kinematics = Kinematics(self._await_description(), spec.joint_names, self._robot.tool_frame)
 
         torch.set_num_threads(config.threads)
         engine = Engine.load(directory)
         pilot = Pilot(
             engine,
             kinematics,
-            scales=manifest.motion,
-            rules=[PrecisionRule(plan.name, plan.threshold) for plan in manifest.precisions],
+            scales=spec.motion,
+            rules=[PrecisionRule(plan.name, plan.threshold) for plan in engine.plans],
             robot=self._robot,
             config=config,
-            noise_shape=manifest.action_mean.shape,
             seed=config.flow_seed,
         )
         engine.warm_up()
         self._status.say_model(engine.precisions, engine.bytes_over_bf16)
         shares = ", ".join(f"{name} {share:.3f}" for name, share in engine.bytes_over_bf16.items())
         self.get_logger().info(f"{directory.name} at {', '.join(engine.precisions)}: bytes over bf16: {shares}")
+        self.get_logger().info(f"kernel {engine.kernel.name}: {engine.kernel.why}")
         observer = Observer(
-            manifest.cameras,
-            manifest.joint_names,
+            spec.cameras,
+            spec.joint_names,
             max_image_age_s=config.max_image_age_s,
             max_camera_skew_s=config.max_camera_skew_s,
             max_joint_age_s=config.max_joint_age_s,
