@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--episodes", type=whole_number(1, 1000), default=12, help="how many, over all instructions in turn (12)"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory of what is left (out/demo)")
-    parser.add_argument("--model", default="tabletop_pi0_w8w4", help="bundle, or a shipped one (tabletop_pi0_w8w4)")
+    parser.add_argument(
+        "--model", default="tabletop_pi0_w8w4", help="bundle directory, or a shipped one (tabletop_pi0_w8w4)"
+    )
     parser.add_argument("--precision", default="auto", help="auto follows the motion, a name fixes it (auto)")
     parser.add_argument(
         "--seed",
