@@ -12,8 +12,6 @@
 namespace vlaq {
 namespace {
 
-constexpr int64_t kInCache = 1 << 18;
-
 #if defined(__x86_64__)
 bool has_amx() {
   unsigned a, b, c, d;
@@ -25,24 +23,24 @@ bool has_amx() {
 
 Isa choose() {
   if (!__builtin_cpu_supports("avx2")) {
-    return {"x86 portable", panel_portable, panel_portable, 1, kInCache, quantize_portable, finish_portable};
+    return {"x86 portable", panel_portable, panel_portable, 1, 1024, quantize_portable, finish_portable};
   }
   if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512vl")) {
-    return {"x86 avx2", panel_avx2, panel_avx2, 1, 4 * kInCache, quantize_avx2, finish_avx2};
+    return {"x86 avx2", panel_avx2, panel_avx2, 1, 256, quantize_avx2, finish_avx2};
   }
-  if (!has_amx()) return {"x86 avx512-vnni", panel_avx512vnni, panel_avx512vnni, 1, kInCache, quantize_avx2, finish_avx2};
-  return {"x86 avx512-vnni + amx", panel_avx512vnni, panel_amx, 9, kInCache, quantize_avx2, finish_avx2};
+  if (!has_amx()) return {"x86 avx512-vnni", panel_avx512vnni, panel_avx512vnni, 1, 1024, quantize_avx2, finish_avx2};
+  return {"x86 avx512-vnni + amx", panel_avx512vnni, panel_amx, 9, 1024, quantize_avx2, finish_avx2};
 }
 #elif defined(__aarch64__)
 Isa choose() {
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) {
-    return {"aarch64 sdot", panel_sdot, panel_sdot, 1, kInCache, quantize_portable, finish_portable};
+    return {"aarch64 sdot", panel_sdot, panel_sdot, 1, 1024, quantize_portable, finish_portable};
   }
-  return {"aarch64 portable", panel_portable, panel_portable, 1, kInCache, quantize_portable, finish_portable};
+  return {"aarch64 portable", panel_portable, panel_portable, 1, 1024, quantize_portable, finish_portable};
 }
 #else
-Isa choose() { return {"portable", panel_portable, panel_portable, 1, kInCache, quantize_portable, finish_portable}; }
+Isa choose() { return {"portable", panel_portable, panel_portable, 1, 1024, quantize_portable, finish_portable}; }
 #endif
 
 }  // namespace

@@ -10,8 +10,8 @@ struct Isa {
   const char* name;
   Panel few_rows;
   Panel many_rows;
-  int many;          // rows from which many_rows is the faster
-  int64_t panel_sums;  // that a call should give: many share what a panel prepares, few stay in a cache
+  int many;            // rows from which many_rows is the faster
+  int64_t panel_rows;  // at most: more of them share the codes that a panel unpacks, fewer stay in a cache
   Quantize quantize;
   Finish finish;
 };

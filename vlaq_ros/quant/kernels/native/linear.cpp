@@ -9,9 +9,9 @@
 namespace vlaq {
 namespace {
 
-constexpr int64_t kPanelRows = 1024;           // of activations in one panel
-constexpr int64_t kThreadProducts = 1 << 20;   // that a further thread is worth
-constexpr int64_t kThreadFeatures = 1 << 15;   // to be quantized that a further thread is worth
+constexpr int64_t kPanelSums = 1 << 18;       // of a panel: 1 MB
+constexpr int64_t kThreadProducts = 1 << 20;  // that a further thread is worth
+constexpr int64_t kThreadFeatures = 1 << 15;  // to be quantized that a further thread is worth
 
 struct Groups {
   const int64_t* pairs;  // (tiles, bits)
@@ -36,11 +36,11 @@ void parallel_for(VlaqParallel parallel, int64_t n, int64_t grain, const Body& b
 // Tiles begin..end, whose codes all have as many bits.
 void multiply(const Planes& planes, const Rows& q, int64_t begin, int64_t end, int bits, const Output& y) {
   const Isa& isa = vlaq::isa();
-  const int64_t most_rows = std::min(kPanelRows, q.count);
-  const int64_t most_tiles = std::clamp<int64_t>(isa.panel_sums / (most_rows * kTileRows), 1, end - begin);
+  const int64_t most_rows = std::min(isa.panel_rows, q.count);
+  const int64_t most_tiles = std::clamp<int64_t>(kPanelSums / (most_rows * kTileRows), 1, end - begin);
   const std::unique_ptr<int32_t[]> acc(new int32_t[size_t(most_tiles * most_rows * kTileRows)]);
-  for (int64_t first = 0; first < q.count; first += kPanelRows) {
-    const int m = int(std::min(kPanelRows, q.count - first));
+  for (int64_t first = 0; first < q.count; first += most_rows) {
+    const int m = int(std::min(most_rows, q.count - first));
     const Panel panel = m < isa.many ? isa.few_rows : isa.many_rows;
     for (int64_t t = begin; t < end; t += most_tiles) {
       const int tiles = int(std::min(most_tiles, end - t));
