@@ -30,6 +30,7 @@ class StubbornPolicy:
     """Knows one task; moves joint 1; raises what it is told to, and can be made to take its time."""
 
     precisions = ("fine", "coarse")
+    noise_shape = (16, 8)
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -69,7 +70,6 @@ class Bench:
             rules=(PrecisionRule("fine", 0.45), PrecisionRule("coarse", 0.0)),
             robot=RobotConfig.load("sim_panda"),
             config=config,
-            noise_shape=(16, 8),
             seed=0,
         )
         self.observer = Observer(

@@ -32,6 +32,7 @@ class RampPolicy:
 
     speed_rad_s: float = 0.2
     precisions: tuple[str, ...] = ("fine", "coarse")
+    noise_shape: tuple[int, int] = (STEPS, 10)  # wider than its actions
     asked: list[tuple[str, FloatArray]] = field(default_factory=list)
 
     def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
@@ -44,9 +45,7 @@ class RampPolicy:
 
 def pilot(policy: RampPolicy, seed: int = 0, **changes: object) -> Pilot:
     config = replace(PilotConfig(), **changes)  # type: ignore[arg-type]  # any field
-    return Pilot(
-        policy, KINEMATICS, scales=SCALES, rules=RULES, robot=ROBOT, config=config, noise_shape=(STEPS, 8), seed=seed
-    )
+    return Pilot(policy, KINEMATICS, scales=SCALES, rules=RULES, robot=ROBOT, config=config, seed=seed)
 
 
 def observation(stamp_ns: int = NOW, positions: FloatArray = HOME) -> Observation:
@@ -229,7 +228,7 @@ def test_noise_depends_on_the_seed_alone() -> None:
     np.testing.assert_array_equal(noises[0], noises[1])
     assert not np.array_equal(noises[0], noises[2])
     assert not np.array_equal(noises[0][0], noises[0][1])
-    assert noises[0][0].shape == (STEPS, 8)
+    assert noises[0][0].shape == policies[0].noise_shape
 
 
 def test_hold_brakes_from_the_running_motion() -> None:

@@ -20,7 +20,7 @@ from vlaq_ros.policy.manifest import PrecisionPlan
 
 STORE = get_typestore(Stores.ROS2_KILTED)
 ROBOT = RobotConfig.load("sim_panda")
-PLANS = (PrecisionPlan("fine", 8, 8, 0.45), PrecisionPlan("coarse", 4, 8, 0.0))
+PLANS = (PrecisionPlan("fine", 8, 10, 0.45), PrecisionPlan("coarse", 8, 10, 0.0))
 SECOND = 1_000_000_000
 Message = tuple[int, str, str, dict[str, Any]]
 
