@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -29,6 +33,11 @@ POINTERS = {
 }  # fmt: skip
 
 
+BIT_OPERATIONS = {
+    "and": operator.and_, "or": operator.or_, "xor": operator.xor, "shl": operator.lshift, "shr": operator.rshift,
+}  # fmt: skip
+
+
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *command],
@@ -48,6 +57,32 @@ def compile_for_orin(kernel: Any, constants: dict[str, Any], **options: int) -> 
     )
 
 
+def weights_of_products(ptx: str) -> Iterator[tuple[int, set[int]]]:
+    """Run a kernel's bit operations on random words of the planes: the weights of every MMA, and their words."""
+    random, values, words = Random(0), {}, {}
+    for line in ptx.splitlines():
+        if loaded := re.match(r"\s*ldmatrix\S*\s+\{(.*?)\}", line):
+            for register in loaded[1].split(", "):
+                values[register] = random.getrandbits(32)
+                words[register] = {values[register]}
+        elif done := re.match(r"\s*(and|or|xor|shl|shr)\.[bu]32\s+(%r\d+), (%r\d+), (\S+);", line):
+            name, into, a, b = done.groups()
+            if a in values and (b in values or not b.startswith("%")):
+                values[into] = BIT_OPERATIONS[name](values[a], values[b] if b in values else int(b)) % 2**32
+                words[into] = words[a] | words.get(b, set())
+        elif product := re.match(r"\s*mma\.sync\S+ \{.*?\}, \{.*?\}, \{(.*?)\}", line):
+            for register in product[1].strip().split(", "):
+                yield values[register], words[register]
+
+
+def signed_codes(hi: int, lo: int) -> tuple[int, int]:
+    """Give four codes less 128 of the first half of a row, and four of the second, from a word of each plane."""
+    planes = list(zip(hi.to_bytes(4), lo.to_bytes(4), strict=True))
+    first = bytes(((high & 0xF0) | (low >> 4)) ^ 0x80 for high, low in planes)
+    second = bytes(((high << 4 & 0xF0) | (low & 0x0F)) ^ 0x80 for high, low in planes)
+    return int.from_bytes(first), int.from_bytes(second)
+
+
 @pytest.fixture(autouse=True)
 def _told_by_ptxas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
@@ -65,7 +100,7 @@ def assert_nothing_spills(log: str) -> None:
     ["1", pytest.param("0", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU"))],
 )
 def test_the_kernels_equal_the_reference(interpret: str) -> None:
-    done = run("-m", "pytest", "-q", "test/triton_numerics.py", TRITON_INTERPRET=interpret)
+    done = run("-m", "pytest", "-q", "--noconftest", "test/triton_numerics.py", TRITON_INTERPRET=interpret)
     assert done.returncode == 0, done.stdout
 
 
@@ -87,6 +122,12 @@ def test_a_tile_runs_on_an_orin(
     copies = set(re.findall(r"cp\.async\.c[ag]\.shared\.global \[.*?\], \[.*?\], 0x(\w+)", ptx))
     assert {int(size, 16) for size in copies} == {copied_bytes}  # the widest that the alignment of a row permits
     assert "fma." not in ptx
+
+    halves = [0, 0]
+    for weights, words in weights_of_products(ptx):  # in assembly, which the interpreter does not run
+        planes = permutations(words) if bits == 8 else [(*words, 0)]
+        halves[next(half for pair in planes for half in (0, 1) if signed_codes(*pair)[half] == weights)] += 1
+    assert halves[0] == halves[1] > 0
 
 
 @pytest.mark.parametrize(("features", "block"), [(1152, 64), (4304, 16), (16384, 64)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tile: triton.Config) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_tile() -> None:
+def _one_tile() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         use(monkeypatch, triton_kernels.TILES[0])
         yield
@@ -37,7 +38,7 @@ def check(
 ) -> None:
     groups = [number for group in weight.groups for number in (group.rows, group.bits[precision])]
     tensors = (weight.hi, weight.lo, weight.scale[precision], None if in_order else weight.rows, bias)
-    arguments = [None if tensor is None else tensor.to(DEVICE).contiguous() for tensor in tensors]
+    arguments = [None if tensor is None else tensor.to(DEVICE) for tensor in tensors]
     got = cuda.nested_linear(x.to(DEVICE), *arguments, groups, weight.block, weight.out_features)
     expected = reference.nested_linear(x, *tensors, groups, weight.block, weight.out_features)
     torch.testing.assert_close(got.cpu(), expected, rtol=ROUNDING[x.dtype], atol=0, equal_nan=True)
@@ -109,7 +110,8 @@ def test_a_layer_without_codes_is_its_bias() -> None:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="graphs are recorded on a GPU")
-def test_a_graph_replays_it() -> None:
+def test_a_graph_replays_what_was_tuned_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_kernels.multiply, "configs", triton_kernels.TILES)
     weight = quantize(random(96, 256, seed=1))
     x = random(17, 256).to(DEVICE)
     groups = [96, 8]

@@ -42,6 +42,7 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
     m, half = len(flat), hi.shape[1]
     if m == 0:
         return y
+    hi, lo = hi.contiguous(), lo.contiguous()  # they are, but for a layer of one block fresh from `quantize`
     codes = x.new_empty((m, 2 * half), dtype=torch.int8)
     x_scale = x.new_empty(m, dtype=torch.float32)
     x_sum = x.new_empty(m, dtype=torch.int32)
