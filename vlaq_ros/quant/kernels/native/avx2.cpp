@@ -149,7 +149,8 @@ void pack(const int8_t* x, int64_t ldx, int m, int64_t blocks, Packed& to) {
     for (int64_t g = 0; g < blocks * kGroups; g += 4) {
       __m128 rows[4];
       for (int i = 0; i < 4; ++i) {
-        rows[i] = r + i < m ? _mm_loadu_ps(reinterpret_cast<const float*>(x + (r + i) * ldx + 4 * g)) : _mm_setzero_ps();
+        const float* four_groups = reinterpret_cast<const float*>(x + (r + i) * ldx + 4 * g);
+        rows[i] = r + i < m ? _mm_loadu_ps(four_groups) : _mm_setzero_ps();
       }
       _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]);
       for (int i = 0; i < 4; ++i) _mm_storeu_ps(reinterpret_cast<float*>(packed + (g + i) * 4 * kPackedRows), rows[i]);
@@ -209,7 +210,9 @@ void nibbles(const int8_t* x, const uint8_t* codes, int64_t groups, int32_t* acc
       x += 4 * kPackedRows;
       codes += kGroupBytes;
     });
-    unroll<kRows>([&](auto r) { unroll<2>([&](auto v) { add_to(acc + r * kTileRows + 8 * v, widen(sum[r][v], 1)); }); });
+    unroll<kRows>([&](auto r) {
+      unroll<2>([&](auto v) { add_to(acc + r * kTileRows + 8 * v, widen(sum[r][v], 1)); });
+    });
   }
 }
 

@@ -1,4 +1,5 @@
-// Registers the driver as the operator's CPU implementation, through PyTorch's stable ABI: one build serves all versions.
+// Registers the driver as the operator's CPU implementation, through PyTorch's stable ABI: one build serves every
+// version from 2.10 on.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
