@@ -11,8 +11,12 @@ from hypothesis import settings
 from transformers import PI0Config, PI0ForConditionalGeneration
 
 from vlaq_ros.datatypes import ActionSpace, MotionScales
-from vlaq_ros.policy.manifest import Manifest, PrecisionPlan
+from vlaq_ros.policy import bundle
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import IMAGE_TOKEN, build_tokenizer, longest_text
+from vlaq_ros.quant import codes
 
 settings.register_profile("patient", deadline=None)  # tests time nothing: a busy machine must not fail one
 settings.load_profile("patient")
@@ -25,9 +29,9 @@ INSTRUCTIONS = tuple(f"pick up the {colour} cube" for colour in COLOURS) + tuple
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete policy bundle with random weights, for the simulated Panda; read it, never write to it."""
-    directory = tmp_path_factory.mktemp("tiny_bundle")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint with random weights, for the simulated Panda; read it, never write to it."""
+    directory = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = build_tokenizer(INSTRUCTIONS)
     tokenizer.save_pretrained(directory)
     text = {
@@ -74,7 +78,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     model.save_pretrained(directory)
     reach_rad = 0.01 * np.arange(1, STEPS + 1)[:, None]
-    Manifest(
+    PolicySpec(
         family="pi0",
         cameras=("front", "wrist"),
         image_size_px=IMAGE_PX,
@@ -89,6 +93,21 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         action_mean=np.concatenate([np.zeros((STEPS, 7)), np.full((STEPS, 1), 0.02)], axis=1),
         action_std=np.concatenate([np.broadcast_to(reach_rad, (STEPS, 7)), np.full((STEPS, 1), 0.02)], axis=1),
         motion=MotionScales(period_s=0.05, displacement_m=0.02, rotation_rad=0.05),
-        precisions=(PrecisionPlan("fine", 8, 8, 0.45), PrecisionPlan("coarse", 4, 8, 0.0)),
+        fine_threshold=0.45,
     ).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path) -> Path:
+    """The bundle of `tiny_checkpoint`, beside it, with 8 and 4 bits; read it, never write to it."""
+    directory = tiny_checkpoint.with_name("tiny_w8w4")
+    bundle.write(
+        Checkpoint.open(tiny_checkpoint),
+        directory,
+        (PrecisionPlan("fine", 8, 8, 0.45), PrecisionPlan("coarse", 8, 8, 0.0)),
+        lambda _, weight: codes.quantize(weight),
+        embedding_bits=16,
+        report=lambda _: None,
+    )
     return directory

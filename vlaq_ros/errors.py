@@ -213,3 +213,10 @@ class PageMarkersError(VlaqError):
         super().__init__(
             f"page {str(page)!r} lacks the lines {begin!r} and {end!r}, in this order; add them where the tables belong"
         )
+
+
+class OutputExistsError(VlaqError):
+    """What a command would write is there already."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{str(path)!r} exists; nothing was written: remove it, or give another --out")

@@ -1,20 +1,22 @@
-"""`manifest.json`: what a policy bundle must say beside its transformers files, read and written strictly."""
+"""`manifest.json`: what a bundle says of its numbers, read and written strictly.
+
+Where they fit, the words of the quantization section are those of compressed-tensors' `quantization_config`.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
+from vlaq_ros.errors import CorruptModelError
+from vlaq_ros.policy import document
+from vlaq_ros.policy.document import Parser, count, number, one_of, optional, record, rows, table, text
+from vlaq_ros.quant.codes import RowGroup
 
-from vlaq_ros.datatypes import ActionSpace, FloatArray, MotionScales
-from vlaq_ros.errors import CorruptModelError, ManifestVersionError, ModelNotFoundError, UnknownKeyError
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had one width per precision, and no codes on disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,38 @@ class PrecisionPlan:
     """One precision that the policy can run at."""
 
     name: str
-    weight_bits: int  # of the weight codes that are read: 8 or 4
-    activation_bits: int  # of the activations entering a quantized linear: 8
+    activation_bits: int  # of the activations entering a quantized linear: 8, or 16 for weight-only
+    denoise_steps: int  # Euler steps of the flow
     threshold: float  # the sensitivity S from which this precision is asked for
 
 
 @dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """How the stored rows of one linear layer are read; the fields are those of `NestedWeight`."""
+
+    block: int  # of the Hadamard rotation of its input
+    groups: tuple[RowGroup, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The checkpoint that a bundle was made of."""
+
+    name: str  # of its directory
+    sha256: str  # of its weights
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a file must be."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """How observations enter a trained policy and how its numbers become actions.
+    """What the numbers of a bundle are and where they come from.
 
     Raises:
         ValueError: fields contradict each other.
@@ -37,49 +63,31 @@ class Manifest:
 
     FILE: ClassVar[str] = "manifest.json"
 
-    family: str  # of the network: "pi0"
-    cameras: tuple[str, ...]  # in the order of the image tokens
-    image_size_px: int  # images are square
-    joint_names: tuple[str, ...]  # in the order of the state: the arm, then the gripper
-    action_space: ActionSpace
-    step_s: float
-    denoising_steps: int  # Euler steps of the flow
-    text_length: int  # tokens after the image tokens; shorter instructions are padded
-    instructions: tuple[str, ...]  # every sentence it was trained on
-    state_mean: FloatArray  # [S]
-    state_std: FloatArray  # [S]
-    action_mean: FloatArray  # [T, A]
-    action_std: FloatArray  # [T, A]
-    motion: MotionScales
+    source: Source
+    calibration: str | None  # sha256 of what the bundle was calibrated on; None: data-free
     precisions: tuple[PrecisionPlan, ...]  # finest first
+    embedding_bits: int  # of the word embeddings: 16, or 8 with a scale per row
+    layers: Mapping[str, LayerPlan]  # by the names of the network's quantized linears
+    files: Mapping[str, FileFacts]  # every other file of the bundle
 
     def __post_init__(self) -> None:
-        state = (len(self.joint_names),)
-        chunk = self.action_mean.shape
-        for name, shape, expected in (
-            ("state_mean", self.state_mean.shape, state),
-            ("state_std", self.state_std.shape, state),
-            ("action_std", self.action_std.shape, chunk),
-        ):
-            if shape != expected:
-                raise ValueError(f"{name} has shape {list(shape)}, expected {list(expected)}")
-        columns = len(self.joint_names) if self.action_space is ActionSpace.JOINT else 7
-        if len(chunk) != 2 or chunk[1] != columns:
-            raise ValueError(f"action_mean has shape {list(chunk)}, expected [T, {columns}]")
-        if not (self.state_std > 0).all() or not (self.action_std > 0).all():
-            raise ValueError("state_std and action_std must be above 0")
-        names = [plan.name for plan in self.precisions]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"precisions are named {names}, expected one or more different names")
-        for plan in self.precisions:
-            if plan.weight_bits not in (8, 4) or plan.activation_bits != 8:
-                raise ValueError(
-                    f"precision {plan.name!r} has {plan.weight_bits}-bit weights and {plan.activation_bits}-bit "
-                    "activations, expected 8- or 4-bit weights and 8-bit activations"
-                )
+        known = [plan.name for plan in self.precisions]
+        if not known or len(set(known)) != len(known):
+            raise ValueError(f"precisions are named {known}, expected one or more different names")
         thresholds = [plan.threshold for plan in self.precisions]
         if any(finer <= coarser for finer, coarser in pairwise(thresholds)):
             raise ValueError(f"thresholds are {thresholds}, expected them falling, finest precision first")
+        for layer, plan in self.layers.items():
+            for group in plan.groups:
+                if len(group.bits) != len(known) or any(finer < coarser for finer, coarser in pairwise(group.bits)):
+                    raise ValueError(
+                        f"layer {layer!r} has rows of {list(group.bits)} bits, expected one width for each of "
+                        f"{', '.join(known)}, never rising"
+                    )
+
+    def weight_bits(self, precision: int) -> int:
+        """Give the width of the widest codes that a precision reads; 16-bit channels are no codes."""
+        return max((group.bits[precision] for plan in self.layers.values() for group in plan.groups), default=0)
 
     @classmethod
     def load(cls, directory: Path) -> Manifest:
@@ -87,130 +95,107 @@ class Manifest:
 
         Raises:
             ModelNotFoundError: there is no such file.
-            ManifestVersionError: it was written in another format.
+            FormatVersionError: it was written in another format.
             UnknownKeyError: it has a key that this format does not know.
             CorruptModelError: a key is missing or a value cannot be used.
         """
         path = directory / cls.FILE
-        if not path.is_file():
-            raise ModelNotFoundError(directory, cls.FILE)
+        values = document.read(path, FORMAT_VERSION, _PARSERS)
+        quantization = values.pop("quantization")
+        schemes, plans = quantization["config_groups"], values.pop("precisions")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise CorruptModelError(path, str(error)) from None
-        if not isinstance(values, dict):
-            raise CorruptModelError(path, "it is not a JSON object")
-        version = values.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise ManifestVersionError(path, version, FORMAT_VERSION)
-        for key in values:
-            if key not in _PARSERS:
-                raise UnknownKeyError(key, _PARSERS, str(path))
-        parsed = {}
-        for key, parse in _PARSERS.items():
-            if key not in values:
-                raise CorruptModelError(path, f"it has no key {key!r}")
-            try:
-                parsed[key] = parse(values[key])
-            except (TypeError, ValueError) as error:
-                raise CorruptModelError(path, f"{key}: {error}") from None
-        try:
-            return cls(**parsed)
+            if list(schemes) != [plan["name"] for plan in plans]:
+                raise ValueError(f"config_groups are {list(schemes)}, expected one for every precision, in their order")
+            activation_bits = [_activation_bits(scheme) for scheme in schemes.values()]
+            precisions = tuple(
+                PrecisionPlan(plan["name"], bits, plan["denoise_steps"], plan["threshold"])
+                for plan, bits in zip(plans, activation_bits, strict=True)
+            )
+            manifest = cls(precisions=precisions, layers=quantization["layers"], **values)
+            if manifest._schemes() != schemes:
+                raise ValueError(f"config_groups are {schemes}, expected {manifest._schemes()}")
         except ValueError as error:
             raise CorruptModelError(path, str(error)) from None
+        return manifest
 
     def save(self, directory: Path) -> None:
         """Write `directory/manifest.json`; `load` gives an equal manifest back."""
-        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-        text = json.dumps({"format_version": FORMAT_VERSION, **values}, indent=1, allow_nan=False)
-        (directory / self.FILE).write_text(text + "\n", encoding="utf-8")
+        plans = [
+            {"name": plan.name, "denoise_steps": plan.denoise_steps, "threshold": plan.threshold}
+            for plan in self.precisions
+        ]
+        layers = {
+            name: {"block": layer.block, "groups": [[group.rows, list(group.bits)] for group in layer.groups]}
+            for name, layer in self.layers.items()
+        }
+        values = {
+            "source": asdict(self.source),
+            "calibration": self.calibration,
+            "precisions": plans,
+            "embedding_bits": self.embedding_bits,
+            "quantization": {
+                "quant_method": _METHOD,
+                "format": _FORMAT,
+                "config_groups": self._schemes(),
+                "layers": layers,
+            },
+            "files": {name: asdict(facts) for name, facts in self.files.items()},
+        }
+        document.write(directory / self.FILE, FORMAT_VERSION, values)
+
+    def _schemes(self) -> dict[str, Any]:
+        """Describe every precision as a compressed-tensors scheme."""
+        return {
+            plan.name: {
+                "targets": ["Linear"],
+                "weights": {**_INTEGERS, "num_bits": self.weight_bits(k), "strategy": "channel", "dynamic": False},
+                "input_activations": {**_INTEGERS, "num_bits": 8, "strategy": "token", "dynamic": True}
+                if plan.activation_bits == 8
+                else None,
+            }
+            for k, plan in enumerate(self.precisions)
+        }
 
 
-def _plain(value: Any) -> Any:
-    """Turn a field into what JSON holds."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, MotionScales):
-        return asdict(value)
-    if isinstance(value, tuple):
-        return [asdict(item) if isinstance(item, PrecisionPlan) else item for item in value]
-    return value
+def _activation_bits(scheme: Any) -> int:
+    """Read what a scheme says of activations: null, as in compressed-tensors, leaves them in 16 bits."""
+    if not isinstance(scheme, dict):
+        raise ValueError(f"config_groups: got {scheme!r}, expected an object")
+    return 16 if scheme.get("input_activations") is None else 8
 
 
-def _family(value: Any) -> str:
-    if value != "pi0":
-        raise ValueError(f"got {value!r}, expected 'pi0'")
-    return "pi0"
+def _group(value: Any) -> RowGroup:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"got {value!r}, expected rows and their widths")
+    return RowGroup(count(value[0]), rows(one_of(8, 4, 0))(value[1]))
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"got {value!r}, expected text")
-    return value
+def _layer(value: Any) -> LayerPlan:
+    return LayerPlan(**record({"block": count, "groups": rows(_group)})(value))
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or len(set(map(str, value))) != len(value):
-        raise ValueError(f"got {value!r}, expected a list of different names")
-    return tuple(_text(item) for item in value)
+def _source(value: Any) -> Source:
+    return Source(**record({"name": text, "sha256": text})(value))
 
 
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 1:  # a bool is an int, and no count
-        raise ValueError(f"got {value!r}, expected a whole number above 0")
-    return value
+def _file(value: Any) -> FileFacts:
+    return FileFacts(**record({"bytes": count, "sha256": text})(value))
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not np.isfinite(value):
-        raise ValueError(f"got {value!r}, expected a finite number")
-    return float(value)
-
-
-def _scale(value: Any) -> float:
-    if _number(value) <= 0:
-        raise ValueError(f"got {value!r}, expected a number above 0")
-    return float(value)
-
-
-def _array(value: Any) -> FloatArray:
-    array = np.array(value, dtype=np.float64)  # a ragged list is a ValueError here
-    if not np.isfinite(array).all():
-        raise ValueError("got a value that is not finite")
-    return array
-
-
-def _motion(value: Any) -> MotionScales:
-    return MotionScales(**_record(value, {field.name: _scale for field in fields(MotionScales)}))
-
-
-def _precisions(value: Any) -> tuple[PrecisionPlan, ...]:
-    parsers = {"name": _text, "weight_bits": _count, "activation_bits": _count, "threshold": _number}
-    if not isinstance(value, list):
-        raise ValueError(f"got {value!r}, expected a list")
-    return tuple(PrecisionPlan(**_record(item, parsers)) for item in value)
-
-
-def _record(value: Any, parsers: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != parsers.keys():
-        raise ValueError(f"got {value!r}, expected exactly the keys {', '.join(parsers)}")
-    return {key: parse(value[key]) for key, parse in parsers.items()}
-
-
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "family": _family,
-    "cameras": _names,
-    "image_size_px": _count,
-    "joint_names": _names,
-    "action_space": ActionSpace,
-    "step_s": _scale,
-    "denoising_steps": _count,
-    "text_length": _count,
-    "instructions": _names,
-    "state_mean": _array,
-    "state_std": _array,
-    "action_mean": _array,
-    "action_std": _array,
-    "motion": _motion,
-    "precisions": _precisions,
+_METHOD, _FORMAT = "vlaq", "vlaq-nested"
+_INTEGERS = {"type": "int", "symmetric": True}
+_PARSERS: dict[str, Parser] = {
+    "source": _source,
+    "calibration": optional(text),
+    "precisions": rows(record({"name": text, "denoise_steps": count, "threshold": number})),
+    "embedding_bits": one_of(16, 8),
+    "quantization": record(
+        {
+            "quant_method": one_of(_METHOD),
+            "format": one_of(_FORMAT),
+            "config_groups": table(lambda scheme: scheme),
+            "layers": table(_layer),
+        }
+    ),
+    "files": table(_file),
 }

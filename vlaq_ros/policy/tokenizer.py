@@ -2,7 +2,8 @@
 
 A prompt is laid out as transformers' `PI0Processor` does: image tokens, `<bos>`, the instruction, a line end, padding.
 Padding tokens are ordinary attended tokens here (no attention mask), in training as on the robot: every position is
-fixed, so the network's shapes and masks are constants.
+fixed, so the network's shapes and masks are constants. A policy that was trained with masked padding has none instead:
+what is masked everywhere, and moves no position, is the same as what is not there.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def build_tokenizer(instructions: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    """Read a bundle's tokenizer.
+    """Read a policy's tokenizer.
 
     Raises:
         ModelNotFoundError: there is none.
@@ -61,15 +62,15 @@ def longest_text(tokenizer: PreTrainedTokenizerFast, instructions: Iterable[str]
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerFast, instruction: str, image_tokens: int, text_length: int
+    tokenizer: PreTrainedTokenizerFast, instruction: str, image_tokens: int, text_length: int | None
 ) -> torch.Tensor:
     """Lay out one prompt.
 
     Args:
-        tokenizer: of the bundle; knows `<image>`, `<bos>`, `<pad>` and a line end.
+        tokenizer: of the policy; knows `<image>`, `<bos>`, `<pad>` and a line end.
         instruction: one sentence.
         image_tokens: of all cameras together.
-        text_length: tokens after them, as the manifest says.
+        text_length: tokens after them; None for as many as the instruction has.
 
     Returns:
         [image_tokens + text_length] token ids.
@@ -78,6 +79,7 @@ def prompt_ids(
         ValueError: the instruction is longer than `text_length`.
     """
     text = _text_ids(tokenizer, instruction)
+    text_length = len(text) if text_length is None else text_length
     if len(text) > text_length:
         raise ValueError(f"instruction {instruction!r} has {len(text)} tokens, expected at most {text_length}")
     image = [tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)] * image_tokens
