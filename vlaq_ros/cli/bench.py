@@ -39,10 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from vlaq_ros.bench import report, suite
-    from vlaq_ros.bench.policy import Subject
     from vlaq_ros.config import resolve
 
-    embedded = Subject("tabletop_pi0", resolve("tabletop_pi0", "models"), {"": resolve("tabletop_pi0_w8w4", "models")})
+    model = resolve("tabletop_pi0_w8w4", "models")
     threads = arguments.threads or ([1] if arguments.quick else [1, 2])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, auto_refresh=False) as bar:  # a thread that draws would take time from those measured
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(task, description=description, completed=done, total=done + left, refresh=True)
 
         plan = suite.QUICK if arguments.quick else suite.FULL
-        document = suite.run(plan, torch.device(arguments.device), threads, embedded, show)
+        document = suite.run(plan, torch.device(arguments.device), threads, model, show)
     if not arguments.quick:
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{arguments.device}.json"

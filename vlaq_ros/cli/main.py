@@ -1,11 +1,12 @@
 """Quantized vision-language-action policies on a ROS 2 arm.
 
 Commands:
-  demo     a policy picks and places in MuJoCo, through two ROS 2 processes
-  rollout  closed-loop success of a policy at one precision, in one process
-  train    train the embedded policy from seeds
-  inspect  what a model directory holds, and the bytes that it takes
-  bench    how fast the kernels and the embedded policy are on this machine, and beside what pip installs
+  demo      a policy picks and places in MuJoCo, through two ROS 2 processes
+  rollout   closed-loop success of a policy at one precision, in one process
+  train     train the embedded policy from seeds
+  quantize  make a bundle of a checkpoint: packed codes that every precision is read from
+  inspect   what a model directory holds, and the bytes that it takes
+  bench     how fast the kernels and the embedded policy are on this machine, and beside what pip installs
 
 Examples:
   vlaq demo
@@ -24,7 +25,7 @@ from vlaq_ros import __version__
 from vlaq_ros.errors import MissingDependencyError, VlaqError
 
 # vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
-COMMANDS = ("demo", "rollout", "train", "inspect", "bench")
+COMMANDS = ("demo", "rollout", "train", "quantize", "inspect", "bench")
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it
 
 
