@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,23 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PI0ForConditionalGeneration
 from transformers.utils import logging
 
+from vlaq_ros.bench.subjects import PLAIN, Subject
 from vlaq_ros.bench.timing import Call, Estimate, WallClock, estimate, interleave, speed_up
 from vlaq_ros.datatypes import FloatArray, Observation
 from vlaq_ros.policy.checkpoint import Checkpoint
-from vlaq_ros.policy.engine import Engine
+from vlaq_ros.policy.engine import FULL, Engine
 from vlaq_ros.policy.spec import PolicySpec
 
 TRANSFORMERS = "transformers"
 _DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _HOPELESS = 4.0  # times the fastest: such a dtype has no instructions on this machine
-_KINDS = {  # of what takes time, by what the names of operators and GPU kernels contain
+_PARTS = {  # of what takes time, by what the names of operators and GPU kernels contain
     "integer linears": ("nested_linear",),
     "attention": ("scaled_dot_product", "attention", "flash", "fmha"),
     "norms": ("_norm",),
     "other linears": ("linear", "addmm", "matmul", "conv", "gemm", "cutlass"),
 }
 _OTHER, _BETWEEN = "other operators", "between operators"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A policy to measure."""
-
-    name: str
-    checkpoint: Path
-    bundles: Mapping[str, Path]  # made of it, by what is special of them; "" for the plain one
 
 
 def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: tuple[int, int]) -> dict[str, Any]:
@@ -56,26 +48,23 @@ def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: 
     observation = _observation(spec)
     best, call, took_s = _transformers(Checkpoint.open(subject.checkpoint), device)
     calls = {best: call}
-    engines = {"full": Engine.load(subject.checkpoint, full=True, device=device)}
-    engines |= {kind: Engine.load(bundle, device=device) for kind, bundle in subject.bundles.items()}
+    engines = {FULL: Engine.load(subject.checkpoint, full=True, device=device)}
+    engines |= {kind: Engine.load(path, device=device) for kind, path in subject.bundles.items()}
     for kind, engine in engines.items():
         noise = np.random.default_rng(0).standard_normal(engine.noise_shape)
-        for precision in engine.precisions:
-            name = " ".join(["vlaq", precision, *([kind] if kind not in {"", precision} else [])])
-            calls[name] = _inference(engine, observation, precision, noise)
+        calls |= {_name(kind, plan): _inference(engine, observation, plan, noise) for plan in engine.precisions}
     timers = {name: WallClock([call], device) for name, call in calls.items()}
     for timer in timers.values():
         for turn in range(2):
             timer.sample_s(turn)
     samples = interleave(timers, budget_s=budget_s, rounds=rounds)
-    ratios = {
-        f"{name.removeprefix('vlaq ')}_over_{'transformers' if rival == best else rival.removeprefix('vlaq ')}": asdict(
-            speed_up(samples[name], samples[rival])
-        )
-        for name in samples
-        for rival in samples
-        if name != rival and name.startswith("vlaq ")
-    }
+    ratios = {}
+    for kind in subject.bundles:
+        fine, coarse = (_name(kind, engines[kind].precisions[place]) for place in (0, -1))
+        rivals = {TRANSFORMERS: best, FULL: _name(FULL, FULL), "fine": fine}
+        ratios[kind] = {
+            f"coarse_over_{rival}": asdict(speed_up(samples[coarse], samples[name])) for rival, name in rivals.items()
+        }
     return {
         "name": subject.name,
         "threads": torch.get_num_threads(),
@@ -117,15 +106,19 @@ def shares(call: Call, device: torch.device) -> dict[str, float]:
         call()
         took_us = (time.perf_counter() - start_s) * 1e6
     wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    sums = dict.fromkeys([*_KINDS, _OTHER], 0.0)
+    sums = dict.fromkeys([*_PARTS, _OTHER], 0.0)
     for event in record.events() or ():
         if event.cpu_parent is None and event.device_type == wanted:
-            sums[_kind(event.name)] += event.time_range.elapsed_us()
-    return {kind: us / took_us for kind, us in sums.items()} | {_BETWEEN: 1 - sum(sums.values()) / took_us}
+            sums[_what(event.name)] += event.time_range.elapsed_us()
+    return {what: us / took_us for what, us in sums.items()} | {_BETWEEN: 1 - sum(sums.values()) / took_us}
 
 
-def _kind(operator: str) -> str:
-    return next((kind for kind, parts in _KINDS.items() if any(part in operator for part in parts)), _OTHER)
+def _name(kind: str, precision: str) -> str:
+    return " ".join(["vlaq", *([kind] if kind not in {PLAIN, precision} else []), precision])
+
+
+def _what(operator: str) -> str:
+    return next((what for what, names in _PARTS.items() if any(name in operator for name in names)), _OTHER)
 
 
 def _observation(spec: PolicySpec) -> Observation:

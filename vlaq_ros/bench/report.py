@@ -30,7 +30,7 @@ def last_line(document: Mapping[str, Any]) -> dict[str, Any]:
     embedded = document["policies"][0]
     return {
         "linear": [{key: row[key] for key in _LINE_KEYS} for row in document["linear"]],
-        "policy": {key: embedded["speed_up"][key]["median"] for key in _POLICY_KEYS},
+        "policy": {key: embedded["speed_up"][""][key]["median"] for key in _POLICY_KEYS},
         "bytes_over_bf16": embedded["memory"][""]["over_bf16"],
         "switch_us": document["switch_us"]["median"],
     }
@@ -179,10 +179,17 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
             if name not in policy["ms"]
         ]
         lines += _table(["path", "ms", "speed-up over the best of transformers", "where its time goes"], rows)
-        ratios = [(key, value) for key, value in policy["speed_up"].items() if key in _POLICY_KEYS or "budget" in key]
         lines += _table(
             ["ratio", "speed-up", "95 %"],
-            [[key.replace("_", " "), f"{v['median']:.2f}", _interval([v["low"], v["high"]])] for key, v in ratios],
+            [
+                [
+                    f"{kind} {key.replace('_', ' ')}".strip(),
+                    f"{value['median']:.2f}",
+                    _interval([value["low"], value["high"]]),
+                ]
+                for kind, values in policy["speed_up"].items()
+                for key, value in values.items()
+            ],
         )
         lines += _table(
             ["held", "linears / bf16", "target", "all / bf16", "process grew by, MB"],

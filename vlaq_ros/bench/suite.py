@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from vlaq_ros.bench import linear, machine, networks, policy
+from vlaq_ros.bench import linear, machine, policy, subjects
 from vlaq_ros.bench.contenders import contenders
 from vlaq_ros.bench.linear import Cell, cells
-from vlaq_ros.bench.policy import Subject
 from vlaq_ros.bench.timing import pinned
 from vlaq_ros.policy.engine import native_dtype
 from vlaq_ros.quant.kernels import select
@@ -46,7 +45,7 @@ QUICK = Plan(
     cell_rounds=(5, 15),
     policy_s=4.0,
     policy_rounds=(5, 15),
-    switch_rounds=100,
+    switch_rounds=400,
 )
 FULL = Plan(
     quick=False,
@@ -56,7 +55,7 @@ FULL = Plan(
     cell_rounds=(5, 40),
     policy_s=60.0,
     policy_rounds=(5, 40),
-    switch_rounds=400,
+    switch_rounds=2000,
 )
 
 
@@ -64,7 +63,7 @@ def run(
     plan: Plan,
     device: torch.device,
     threads: Sequence[int],
-    embedded: Subject,
+    model: Path,
     progress: Callable[[str, int], None],
 ) -> dict[str, Any]:
     """Measure everything.
@@ -73,7 +72,7 @@ def run(
         plan: what, and how long.
         device: on which.
         threads: numbers of them, one after the other.
-        embedded: the shipped policy; it comes first in the document.
+        model: the embedded policy's bundle, with its checkpoint beside it; it comes first in the document.
         progress: told what comes next and how many steps are left.
 
     Returns:
@@ -89,10 +88,12 @@ def run(
         **{key: [] for key in ("roofs", "linear", "linear_embedded", "policies")},
     }
     with TemporaryDirectory() as directory:
-        progress("random policies", 0)
-        subjects = [embedded, *([] if plan.quick else networks.subjects(Path(directory), device))]
-        smallest = networks.smallest_bundle(Path(directory))
-        left = len(threads) * (len(plan.linears) + len(plan.embedded_linears) + len(subjects)) + 1
+        progress("making policies", 0)
+        smallest = subjects.smallest(Path(directory))
+        policies = [subjects.embedded(model, Path(directory), quick=plan.quick)]
+        if not plan.quick:
+            policies += subjects.random(Path(directory), device)
+        left = len(threads) * (len(plan.linears) + len(plan.embedded_linears) + len(policies)) + 1
         for count in threads:
             with pinned(count):
                 progress(f"reading and multiplying, {count} threads", left)
@@ -104,7 +105,7 @@ def run(
                         document[key].append(row)
                         left -= 1
                         progress(f"linears, {count} threads", left)
-                for subject in subjects:
+                for subject in policies:
                     progress(f"{subject.name}, {count} threads", left)
                     document["policies"].append(
                         policy.measure(subject, device, budget_s=plan.policy_s, rounds=plan.policy_rounds)
