@@ -1,4 +1,4 @@
-"""The command `vlaq train`: its defaults are the recipe's, and it leaves a model directory."""
+"""The command `vlaq train`: its defaults are the recipe's, and it leaves a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from vlaq_ros.cli import train
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import ActionSpace
 from vlaq_ros.evaluate import referee
-from vlaq_ros.policy.engine import Engine
+from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.sim import training
 from vlaq_ros.sim.training import Recipe
 
 
@@ -59,9 +60,10 @@ def test_it_trains_and_says_what_to_try_next(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.splitlines()[-1] == (
-        f"{out}: trained on {EPISODES} demonstrations; try: vlaq rollout --model {out} --precision full"
+        f"{out}: trained on {EPISODES} demonstrations; try: vlaq rollout --model {out} --precision full; "
+        f"for the robot: vlaq quantize {out} --out {out}_w8w4"
     )
-    assert Engine.load(out).precisions == ("fine", "coarse")
+    assert PolicySpec.load(out).fine_threshold != training.FINE_THRESHOLD  # it is measured
 
     finished = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(command) == 0  # the same command again goes on where it was: at the end

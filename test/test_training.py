@@ -1,4 +1,4 @@
-"""Training: its fast losses are transformers' own, it resumes exactly, and what it leaves is a bundle."""
+"""Training: its fast losses are transformers' own, it resumes exactly, and what it leaves is a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PI0ForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlaq_ros.datatypes import ActionSpace, Observation
-from vlaq_ros.policy.bundle import Bundle
+from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
-from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
 from vlaq_ros.policy.transforms import pixel_values
 from vlaq_ros.sim import demonstrations, network, training
@@ -182,13 +182,13 @@ def raw(demos: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def manifest(demos: Path) -> Manifest:
-    return training.manifest_of(*demonstrations.load(demos), TINY, text_length=9)
+def spec(demos: Path) -> PolicySpec:
+    return training.spec_of(*demonstrations.load(demos), TINY, text_length=9)
 
 
 @pytest.fixture(scope="module")
-def frames(raw: dict[str, np.ndarray], manifest: Manifest) -> Frames:
-    return Frames(raw, manifest, build_tokenizer(TASKS))
+def frames(raw: dict[str, np.ndarray], spec: PolicySpec) -> Frames:
+    return Frames(raw, spec, build_tokenizer(TASKS))
 
 
 def test_held_out_episodes_are_never_trained_on(raw: dict[str, np.ndarray], frames: Frames) -> None:
@@ -197,17 +197,17 @@ def test_held_out_episodes_are_never_trained_on(raw: dict[str, np.ndarray], fram
 
 
 def test_the_network_is_shown_what_the_robot_will_show_it(
-    raw: dict[str, np.ndarray], frames: Frames, manifest: Manifest
+    raw: dict[str, np.ndarray], frames: Frames, spec: PolicySpec
 ) -> None:
     rows = torch.tensor([0, 30, 60])
     shown = frames.batch(rows, None)
     for i, row in enumerate(rows):
         expected = torch.stack([pixel_values(image, network.IMAGE_PX) for image in raw["images"][row]])
         torch.testing.assert_close(shown.images[i], expected)
-        state = (raw["state"][row] - manifest.state_mean) / manifest.state_std
+        state = (raw["state"][row] - spec.state_mean) / spec.state_std
         torch.testing.assert_close(shown.state[i], torch.tensor(state, dtype=torch.float32))
         actions = raw["joint"][row] * 1.0
-        restored = shown.actions[i].numpy() * manifest.action_std + manifest.action_mean
+        restored = shown.actions[i].numpy() * spec.action_std + spec.action_mean
         np.testing.assert_allclose(restored, actions, atol=1e-5)
         task = list(TASKS.values())[raw["instruction"][row]]
         assert int(shown.labels.target[i]) == ["red", "green", "blue"].index(task.colour)
@@ -229,7 +229,7 @@ def test_training_disturbs_colours_and_states_but_no_label(frames: Frames) -> No
 def test_statistics_are_those_of_the_demonstrations(
     demos: Path, raw: dict[str, np.ndarray], space: ActionSpace, columns: int
 ) -> None:
-    made = training.manifest_of(*demonstrations.load(demos), replace(TINY, action_space=space), text_length=9)
+    made = training.spec_of(*demonstrations.load(demos), replace(TINY, action_space=space), text_length=9)
     assert made.action_space is space
     assert made.action_mean.shape == (STEPS, columns)
     normalised = (raw[space.value] - made.action_mean) / made.action_std
@@ -296,7 +296,7 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             training.train(demos, tmp_path, TINY, lambda _: None)
     assert checkpoint(tmp_path)["step"] == 3  # what came after it is lost
-    Engine.load(tmp_path)  # and it is a bundle already
+    Engine.load(tmp_path, full=True)  # and it is a checkpoint already
 
     training.train(demos, tmp_path, TINY, lambda _: None)
     resumed, whole = checkpoint(tmp_path), checkpoint(trained)
@@ -335,39 +335,36 @@ def test_it_leaves_what_transformers_alone_can_load(trained: Path) -> None:
             assert tokenizer(text)["input_ids"] == words(text)["input_ids"]
 
 
-def test_it_leaves_a_bundle_that_moves_the_robot(trained: Path, raw: dict[str, np.ndarray]) -> None:
-    engine, whole = Engine.load(trained), Engine.load(trained, full=True)
-    assert engine.precisions == ("fine", "coarse")
-    manifest = engine.manifest
+def test_it_leaves_a_checkpoint_that_moves_the_robot(trained: Path, raw: dict[str, np.ndarray]) -> None:
+    engine = Engine.load(trained, full=True)
+    spec = engine.spec
     seen = Observation(
         stamp_ns=5,
-        images=dict(zip(manifest.cameras, raw["images"][0], strict=True)),
-        joint_names=manifest.joint_names,
+        images=dict(zip(spec.cameras, raw["images"][0], strict=True)),
+        joint_names=spec.joint_names,
         joint_positions=raw["state"][0].astype(np.float64),
-        instruction=manifest.instructions[raw["instruction"][0]],
+        instruction=spec.instructions[raw["instruction"][0]],
     )
-    noise = np.random.default_rng(0).normal(size=(STEPS, COLUMNS))
-    for held in (engine, whole):
-        for precision in held.precisions:
-            chunk = held.infer(seen, precision, noise)
-            assert chunk.space is ActionSpace.JOINT
-            assert chunk.step_s == demonstrations.STEP_S
-            assert chunk.actions.shape == (STEPS, COLUMNS)
-            assert np.isfinite(chunk.actions).all()
+    assert engine.noise_shape == (STEPS, COLUMNS)
+    chunk = engine.infer(seen, "full", np.random.default_rng(0).normal(size=engine.noise_shape))
+    assert chunk.space is ActionSpace.JOINT
+    assert chunk.step_s == demonstrations.STEP_S
+    assert chunk.actions.shape == (STEPS, COLUMNS)
+    assert np.isfinite(chunk.actions).all()
 
 
-def test_prompts_of_the_bundle_are_those_it_was_trained_on(trained: Path, raw: dict[str, np.ndarray]) -> None:
-    bundle = Bundle.load(trained)
-    shown = Frames(raw, bundle.manifest, build_tokenizer(TASKS)).batch(torch.arange(len(raw["seed"])), None)
+def test_prompts_of_the_checkpoint_are_those_it_was_trained_on(trained: Path, raw: dict[str, np.ndarray]) -> None:
+    left = Checkpoint.open(trained)
+    shown = Frames(raw, left.spec, build_tokenizer(TASKS)).batch(torch.arange(len(raw["seed"])), None)
     for prompt, task in zip(shown.prompts, raw["instruction"], strict=True):
-        assert torch.equal(prompt, bundle.prompts[list(TASKS)[task]])
+        assert torch.equal(prompt, left.prompts[list(TASKS)[task]])
 
 
 def test_two_processes_train_together(demos: Path, tmp_path: Path) -> None:
     recipe = replace(TINY, vision_steps=1, steps=1, processes=2, action_space=ActionSpace.END_EFFECTOR)
     training.train(demos, tmp_path, recipe, lambda _: None)
     assert checkpoint(tmp_path)["step"] == 2
-    assert Engine.load(tmp_path).manifest.action_space is ActionSpace.END_EFFECTOR
+    assert PolicySpec.load(tmp_path).action_space is ActionSpace.END_EFFECTOR
 
 
 @pytest.mark.parametrize("left_over", [None, "0000000-0000024.partial.npz"])
