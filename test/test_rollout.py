@@ -9,34 +9,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sources import ROOT
 
 from vlaq_ros.cli.main import main
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Observation
-from vlaq_ros.errors import UnknownInstructionError, UnknownPrecisionError, VlaqError
+from vlaq_ros.errors import NotQuantizedError, UnknownInstructionError, UnknownPrecisionError, VlaqError
 from vlaq_ros.evaluate import parallel, rollout
 from vlaq_ros.evaluate.rollout import Outcome, play, summary
 from vlaq_ros.policy.engine import Engine
-from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import expert
 from vlaq_ros.sim.robot import SimRobot
 
 ROBOT = RobotConfig.load("sim_panda")
+CHECKPOINT = ROOT / "models" / "tabletop_pi0"
 
 
 class Expert:
     """The scripted expert in the place of a policy; it finds the scene that an observation was taken of."""
 
     precisions = ("fine", "coarse")
+    plans = (PrecisionPlan("fine", 8, 8, 0.45), PrecisionPlan("coarse", 8, 8, 0.0))
 
-    def __init__(self, manifest: Manifest) -> None:
-        steps = len(manifest.action_mean)
-        shape = (steps, 7)
-        self.manifest = replace(
-            manifest,
+    def __init__(self, spec: PolicySpec) -> None:
+        self.noise_shape = (len(spec.action_mean), 7)
+        self.spec = replace(
+            spec,
             action_space=ActionSpace.END_EFFECTOR,
-            action_mean=np.zeros(shape),
-            action_std=np.ones(shape),
+            action_mean=np.zeros(self.noise_shape),
+            action_std=np.ones(self.noise_shape),
         )
         self.robots: list[SimRobot] = []
         self.calls: list[tuple[str, list[int], FloatArray]] = []  # precision, stamps, noise
@@ -56,14 +59,14 @@ class Expert:
             if np.array_equal(robot.joint_state()[0], observation.joint_positions)
             and robot.time_ns == observation.stamp_ns
         )
-        step_s = self.manifest.step_s
-        actions = expert.plan(scene, len(self.manifest.action_mean), step_s)
+        step_s = self.spec.step_s
+        actions = expert.plan(scene, len(self.spec.action_mean), step_s)
         return ActionChunk(observation.stamp_ns, step_s, ActionSpace.END_EFFECTOR, actions)
 
 
 @pytest.fixture
 def scripted(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Expert:
-    scripted = Expert(Manifest.load(tiny_bundle))
+    scripted = Expert(PolicySpec.load(tiny_bundle))
     monkeypatch.setattr(rollout, "SimRobot", scripted.robot)
     return scripted
 
@@ -74,7 +77,7 @@ STILL = np.zeros((1, 8))
 def run(
     engine: Expert | Engine, count: int, precision: str = "auto", latency_s: float = 0.1, limit_s: float = 15.0
 ) -> list[Outcome]:
-    instructions = engine.manifest.instructions
+    instructions = engine.spec.instructions
     episodes = [(900_000 + k, instructions[k % len(instructions)]) for k in range(count)]
     config = PilotConfig(precision=precision)
     return list(play(engine, ROBOT, config, episodes, latency_s=latency_s, limit_s=limit_s))
@@ -83,7 +86,7 @@ def run(
 def test_the_scripted_expert_succeeds_through_the_pilot(scripted: Expert) -> None:
     outcomes = run(scripted, 4)  # all colours, both kinds of task
     assert sum(outcome.success for outcome in outcomes) >= 3
-    assert {outcome.instruction for outcome in outcomes} == set(scripted.manifest.instructions[:4])
+    assert {outcome.instruction for outcome in outcomes} == set(scripted.spec.instructions[:4])
     assert {name for outcome in outcomes for name in outcome.precisions} == {"fine", "coarse"}
 
 
@@ -126,6 +129,16 @@ def test_a_rollout_repeats_itself(engine: Engine) -> None:
 def test_the_source_checkpoint_runs_alone(tiny_bundle: Path) -> None:
     (outcome,) = run(Engine.load(tiny_bundle, full=True), 1, "full", limit_s=1.0)
     assert set(outcome.precisions) == {"full"}
+
+
+def test_a_checkpoint_has_full_precision_and_no_other() -> None:
+    def play_one(precision: str) -> list[Outcome]:
+        return parallel._play(CHECKPOINT, precision, 0.1, 0.3, [(900_000, "pick up the red cube")])
+
+    assert {name for outcome in play_one("full") for name in outcome.precisions} == {"full"}
+    with pytest.raises(VlaqError) as mistake:
+        play_one("auto")
+    assert str(mistake.value) == str(NotQuantizedError(CHECKPOINT))
 
 
 def test_what_the_policy_does_not_have_is_told(engine: Engine) -> None:
