@@ -49,7 +49,7 @@ class Cache:
 
         self.batch, self.prompt = batch, prompt
         *layers, last = windows(language, 0, prompt)  # the last layer projects keys and values alone
-        cos, sin = (table[:, -2 * groups :] for table in (last.cos, last.sin))
+        cos, sin = (table[:, -2 * groups :].contiguous() for table in (last.cos, last.sin))
         self.language = [*layers, replace(last, cos=cos, sin=sin)]
         self.first = windows(expert, state, total, mask)
         self.later = windows(expert, state + 1, total)

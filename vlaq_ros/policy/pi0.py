@@ -14,9 +14,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PI0Config
 
+from vlaq_ros.policy.fused import gelu, rms_norm
 from vlaq_ros.policy.window import Window
 
 QUANTIZED = re.compile(r"(vision|language|expert)\.layers\.\d+\.(qkv|kv|out|o|fc1|fc2|gate_up|down)")
@@ -39,29 +40,17 @@ def is_quantized(module: str) -> bool:
 
 
 class RMSNorm(nn.Module):
-    """Gemma's, computed in float32: x (1 + w) sqrt(D) / sqrt(|x|^2 + D eps).
-
-    torch's rms_norm is composed of nine operators on a CPU and takes twice as long as these four.
-    """
-
-    least: Tensor
+    """Gemma's, computed in float32. A checkpoint holds its gain less one; `assemble` adds the one."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.register_buffer("least", torch.empty(()), persistent=False)
         self.eps = eps
-
-    def hold(self, weight: Tensor) -> None:
-        """Take w [D] of a checkpoint."""
-        self.weight = nn.Parameter((1 + weight.float()) * math.sqrt(len(weight)), requires_grad=False)
-        self.least = torch.tensor(math.sqrt(len(weight) * self.eps), device=weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        normed: Tensor = x / length.hypot_(self.least) * self.weight
-        return normed.to(x.dtype)
+        normed: Tensor = rms_norm(x, self.weight, self.eps)
+        return normed
 
 
 class VisionLayer(nn.Module):
@@ -83,7 +72,7 @@ class VisionLayer(nn.Module):
         query, key, value = self.qkv(self.norm1(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = scaled_dot_product_attention(query, key, value)
         hidden = hidden + self.out(seen.transpose(1, 2).flatten(2))
-        forward: Tensor = self.fc2(gelu(self.fc1(self.norm2(hidden)), approximate="tanh"))
+        forward: Tensor = self.fc2(gelu(self.fc1(self.norm2(hidden)), False))
         return hidden + forward
 
 
@@ -116,8 +105,7 @@ class GemmaLayer(nn.Module):
     def forward(self, hidden: Tensor, window: Window) -> Tensor:
         """[B, n, width] to the same; keys and values are written where the window says."""
         hidden = hidden + self.o(window.attend(self.qkv(self.norm1(hidden))))
-        gate, up = self.gate_up(self.norm2(hidden)).chunk(2, -1)
-        forward: Tensor = self.down(gelu(gate, approximate="tanh") * up)
+        forward: Tensor = self.down(gelu(self.gate_up(self.norm2(hidden)), True))
         return hidden + forward
 
 
@@ -322,8 +310,8 @@ def assemble(
         path, kind = name.rsplit(".", 1)
         owner = network.get_submodule(path)
         if isinstance(owner, RMSNorm):
-            owner.hold(tensor.to(device))
+            value = 1 + tensor.to(device, torch.float32)
         else:
             value = tensor.to(device) if owner is network.embed_tokens else tensor.to(device, dtype)
-            setattr(owner, kind, nn.Parameter(value, requires_grad=False))
+        setattr(owner, kind, nn.Parameter(value, requires_grad=False))
     return network.eval()

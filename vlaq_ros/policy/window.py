@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from vlaq_ros.policy.fused import write_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,7 @@ class Window:
 
     def write(self, projected: Tensor) -> Tensor:
         """Turn the heads of [B, n, heads * D], write keys and values, and give the queries [B, n, H, D]."""
-        heads = projected.view(*projected.shape[:2], *self.cos.shape[1:])
-        turned = torch.addcmul(heads * self.cos, heads.roll(heads.shape[-1] // 2, -1), self.sin)
-        query, key_value = turned.tensor_split([-self.written.shape[2]], dim=2)
-        self.written.copy_(key_value)
+        query: Tensor = write_heads(projected, self.cos, self.sin, self.written)
         return query
 
     def attend(self, projected: Tensor) -> Tensor:

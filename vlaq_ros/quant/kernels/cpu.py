@@ -31,7 +31,7 @@ _BLOCK = 64  # features
 SOURCES = Path(__file__).with_name("native")
 # op.cpp comes first, and what every processor runs before what some do: of inline functions that several objects
 # contain, the linker takes the first.
-_COMMON = ("op.cpp", "linear.cpp", "isa.cpp", "portable.cpp")
+_COMMON = ("op.cpp", "linear.cpp", "isa.cpp", "portable.cpp", "fused.cpp")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni")
 INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {  # file: flags, for every machine
     "x86_64": {
