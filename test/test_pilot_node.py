@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rclpy
+import torch
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
@@ -36,6 +37,7 @@ from vlaq_ros.config import PilotConfig
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import Trajectory
 from vlaq_ros.errors import NoDescriptionError, VlaqError
+from vlaq_ros.quant.kernels import select
 from vlaq_ros.ros import parameters, pilot_node
 from vlaq_ros.ros.pilot_node import PilotNode
 from vlaq_ros.ros.qos import LATCHED
@@ -334,21 +336,26 @@ def configured(bench: Bench) -> VlaqError:
 def corrupt(bundle: Path, folder: Path) -> str:
     copy = folder / "corrupt"
     shutil.copytree(bundle, copy)
-    weights = copy / "model.safetensors"
+    weights = copy / "model-00001.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     return str(copy)
 
 
-@pytest.mark.parametrize("case", ["missing", "corrupt", "precision", "robot joints", "cameras", "urdf joints", "frame"])
+@pytest.mark.parametrize(
+    "case", ["missing", "checkpoint", "corrupt", "precision", "robot joints", "cameras", "urdf joints", "frame"]
+)
 def test_what_refuses_to_configure(ros: Callable[..., None], tiny_bundle: Path, tmp_path: Path, case: str) -> None:
     given: dict[str, object] = {"model": str(tiny_bundle), "description_timeout_s": PATIENCE_S}
     urdf = panda.urdf()
     if case == "missing":
         given["model"] = str(tmp_path)
-        text = f"model directory '{tmp_path}' has no manifest.json; "
+        text = f"model directory '{tmp_path}' has no policy.json; "
+    elif case == "checkpoint":
+        given["model"] = "tabletop_pi0"
+        text = f"model directory '{pilot_node.resolve('tabletop_pi0', 'models')}' is a checkpoint, expected a bundle; "
     elif case == "corrupt":
         given["model"] = corrupt(tiny_bundle, tmp_path)
-        text = f"model file '{given['model']}/model.safetensors' cannot be used: "
+        text = f"model file '{given['model']}/model-00001.safetensors' cannot be used: "
     elif case == "precision":
         given["precision"] = "medium"
         text = "unknown precision 'medium'; this policy has: auto, fine, coarse"
@@ -421,7 +428,7 @@ def test_the_process_ends_with_one_sentence_where_it_cannot_start(
         pilot_node.main()
     assert ended.value.code == 1
     [line] = capfd.readouterr().err.splitlines()
-    assert f"model directory '{tmp_path}' has no manifest.json; " in line
+    assert f"model directory '{tmp_path}' has no policy.json; " in line
 
 
 def test_the_process_waits_for_the_robot_and_holds_it_when_it_is_terminated(
@@ -450,6 +457,7 @@ def test_the_process_waits_for_the_robot_and_holds_it_when_it_is_terminated(
             made.close()
     assert process.returncode == 0, log.read_text()
     assert "Traceback" not in log.read_text()
+    assert f"kernel {select.chosen(torch.device('cpu')).name}: " in log.read_text()
     hold = made.robot.commands[-1]
     assert hold.times_ns[-1] < 0.8e9
     assert at_rest_at_the_end(hold)
