@@ -61,6 +61,7 @@ def document() -> dict[str, Any]:
                 "transformers": "transformers fp32 sdpa",
                 "transformers_ms": {"transformers fp32 sdpa": 80.0, "transformers bf16 sdpa": 160.0},
                 "ms": {"transformers fp32 sdpa": 80.0, "vlaq coarse": 40.0},
+                "of_roof": {"vlaq coarse": 0.25},
                 "speed_up": {"": speed_up},
                 "shares": {"vlaq coarse": {"integer linears": 0.6, "attention": 0.4}},
                 "memory": {"": memory},

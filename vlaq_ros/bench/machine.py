@@ -41,14 +41,14 @@ class Roof:
     read_bytes_s: dict[str, float]  # level of memory -> bytes per second
     operations_s: dict[str, float]  # "fp32", "bf16", "int8" (widest first) -> per second, a multiply-add counts 2
 
-    def bound_s(self, *, read_bytes: float, operations: float, kind: str) -> float:
-        """Give the least time for a work on cold data (Williams, Waterman and Patterson, CACM 2009).
+    def bound_s(self, *, read_bytes: float, operations: float, kind: str, level: str = "memory") -> float:
+        """Give the least time for a work on data in a level of memory (Williams, Waterman and Patterson, CACM 2009).
 
         Numbers may be multiplied as wider ones, which is what counts where the narrower have no instructions.
         """
         kinds = list(self.operations_s)
         peak = max(self.operations_s[wider] for wider in kinds[: kinds.index(kind) + 1])
-        return max(read_bytes / self.read_bytes_s["memory"], operations / peak)
+        return max(read_bytes / self.read_bytes_s[level], operations / peak)
 
 
 def identify(device: torch.device) -> Machine:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -16,11 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PI0ForConditionalGeneration
 from transformers.utils import logging
 
+from vlaq_ros.bench import bounds
+from vlaq_ros.bench.machine import Machine, Roof
 from vlaq_ros.bench.subjects import PLAIN, Subject
 from vlaq_ros.bench.timing import Call, Estimate, WallClock, estimate, interleave, speed_up
 from vlaq_ros.datatypes import FloatArray, Observation
 from vlaq_ros.policy.checkpoint import Checkpoint
-from vlaq_ros.policy.engine import FULL, Engine
+from vlaq_ros.policy.engine import FULL, Engine, native_dtype
+from vlaq_ros.policy.manifest import Manifest
 from vlaq_ros.policy.spec import PolicySpec
 
 TRANSFORMERS = "transformers"
@@ -35,8 +40,10 @@ _PARTS = {  # of what takes time, by what the names of operators and GPU kernels
 _OTHER, _BETWEEN = "other operators", "between operators"
 
 
-def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: tuple[int, int]) -> dict[str, Any]:
-    """Time one policy on all its paths; the caller has pinned the threads.
+def measure(
+    subject: Subject, machine: Machine, roof: Roof, *, budget_s: float, rounds: tuple[int, int]
+) -> dict[str, Any]:
+    """Time one policy on all its paths, on a machine whose threads the caller has pinned.
 
     Only the fastest of transformers' paths meets the others in the interleaved rounds; the rest are told by the
     shortest of their first calls.
@@ -44,9 +51,10 @@ def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: 
     Returns:
         What the report shows, ready for JSON.
     """
-    spec = PolicySpec.load(subject.checkpoint)
-    observation = _observation(spec)
-    best, call, took_s = _transformers(Checkpoint.open(subject.checkpoint), device)
+    device = torch.device(machine.device)
+    checkpoint = Checkpoint.open(subject.checkpoint)
+    observation = _observation(checkpoint.spec)
+    best, call, took_s = _transformers(checkpoint, device)
     calls = {best: call}
     engines = {FULL: Engine.load(subject.checkpoint, full=True, device=device)}
     engines |= {kind: Engine.load(path, device=device) for kind, path in subject.bundles.items()}
@@ -72,6 +80,10 @@ def measure(subject: Subject, device: torch.device, *, budget_s: float, rounds: 
         "transformers": best,
         "transformers_ms": {name: seconds * 1e3 for name, seconds in took_s.items()},
         "ms": {name: float(np.median(values)) * 1e3 for name, values in samples.items()},
+        "of_roof": {
+            name: bound_s / float(np.median(samples[name]))
+            for name, bound_s in _bounds_s(subject, checkpoint, engines, machine, roof).items()
+        },
         "speed_up": ratios,
         "shares": {name: shares(call, device) for name, call in calls.items() if name.startswith("vlaq ")},
         "memory": {
@@ -101,7 +113,7 @@ def switch(bundle: Path, device: torch.device, rounds: int) -> Estimate:
 def shares(call: Call, device: torch.device) -> dict[str, float]:
     """Say where the time of a call goes: shares of its duration by kind of operator, or of kernel on a GPU."""
     on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as record:
+    with _quiet(), profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as record:
         start_s = time.perf_counter()
         call()
         took_us = (time.perf_counter() - start_s) * 1e6
@@ -113,8 +125,44 @@ def shares(call: Call, device: torch.device) -> dict[str, float]:
     return {what: us / took_us for what, us in sums.items()} | {_BETWEEN: 1 - sum(sums.values()) / took_us}
 
 
+def _bounds_s(
+    subject: Subject, checkpoint: Checkpoint, engines: Mapping[str, Engine], machine: Machine, roof: Roof
+) -> dict[str, float]:
+    """Give the least time of every precision of every kind, by its name."""
+    dtype = native_dtype(torch.device(machine.device))
+    bounds_s = {}
+    for kind, engine in engines.items():
+        for place, plan in enumerate(engine.plans):
+            if kind == FULL:
+                bits = dict.fromkeys(bounds.quantized(checkpoint), 8.0 * dtype.itemsize)
+            else:
+                bits = bounds.code_bits(Manifest.load(subject.bundles[kind]), place)
+            bounds_s[_name(kind, plan.name)] = bounds.bound_s(
+                checkpoint,
+                bits,
+                kind="int8" if plan.activation_bits == 8 else _DTYPES[dtype],
+                steps=plan.denoise_steps,
+                machine=machine,
+                roof=roof,
+            )
+    return bounds_s
+
+
 def _name(kind: str, precision: str) -> str:
     return " ".join(["vlaq", *([kind] if kind not in {PLAIN, precision} else []), precision])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch's profiler writes to standard error past Python off the terminal."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _what(operator: str) -> str:

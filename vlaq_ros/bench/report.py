@@ -14,6 +14,7 @@ from vlaq_ros.errors import PageMarkersError
 BEGIN, END = "<!-- vlaq bench: from here -->", "<!-- vlaq bench: to here -->"
 _LARGE = 1024  # features from which the targets count a layer
 _PARITY = 0.95  # that the lower bound of a ratio to the best installable path must reach
+_SEEN = 0.005  # shares of time below are not told
 _TARGETS = {  # on a machine with AMX: rows -> speed-up over prepacked bf16
     8: {1: 2.2, 16: 1.6, 51: 1.45, 300: 1.6, 816: 1.35},
     4: {1: 3.4, 16: 2.1, 51: 1.75, 300: 1.7, 816: 1.35},
@@ -169,16 +170,15 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
         best = policy["ms"][policy["transformers"]]
         rows = []
         for name, ms in policy["ms"].items():
-            kind = policy["shares"].get(name)
-            shares = ", ".join(f"{what} {share:.0%}" for what, share in kind.items() if share >= 0.005) if kind else ""
-            rows.append([name, f"{ms:.1f}", f"{best / ms:.2f}", shares])
-        once = policy["transformers_ms"].items()
-        rows += [
-            [f"{name} (few calls)", f"{ms:.1f}", f"{best / ms:.2f}", ""]
-            for name, ms in once
-            if name not in policy["ms"]
-        ]
-        lines += _table(["path", "ms", "speed-up over the best of transformers", "where its time goes"], rows)
+            shares = policy["shares"].get(name, {})
+            parts = ", ".join(f"{what} {share:.0%}" for what, share in shares.items() if share >= _SEEN)
+            of_roof = f"{policy['of_roof'][name]:.0%}" if name in policy["of_roof"] else ""
+            rows.append([name, f"{ms:.1f}", f"{best / ms:.2f}", of_roof, parts])
+        for name, ms in policy["transformers_ms"].items():
+            if name not in policy["ms"]:
+                rows.append([f"{name} (few calls)", f"{ms:.1f}", f"{best / ms:.2f}", "", ""])
+        heads = ["path", "ms", "over the best of transformers", "of the roofline of its linears", "where its time goes"]
+        lines += _table(heads, rows)
         lines += _table(
             ["ratio", "speed-up", "95 %"],
             [

@@ -108,7 +108,7 @@ def run(
                 for subject in policies:
                     progress(f"{subject.name}, {count} threads", left)
                     document["policies"].append(
-                        policy.measure(subject, device, budget_s=plan.policy_s, rounds=plan.policy_rounds)
+                        policy.measure(subject, identity, roof, budget_s=plan.policy_s, rounds=plan.policy_rounds)
                     )
                     left -= 1
         progress("switching", left)
