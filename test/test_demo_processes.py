@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vlaq_ros import messages
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import FloatArray, Trajectory
+from vlaq_ros.errors import NotQuantizedError
 from vlaq_ros.ros.demo import Demo, ForeignFilesError
 from vlaq_ros.ros.episodes import EpisodeClient
 from vlaq_ros.ros.processes import NodeProcess
@@ -212,8 +213,16 @@ def test_the_demo_starts_nothing_without_a_model(tmp_path: Path, capsys: pytest.
     assert main(["demo", "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"vlaq demo: model directory '{tmp_path / 'none'}' has no manifest.json;")
+    assert captured.err.startswith(f"vlaq demo: model directory '{tmp_path / 'none'}' has no policy.json;")
     assert captured.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_starts_nothing_with_a_checkpoint(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--model", str(tiny_checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"vlaq demo: {NotQuantizedError(tiny_checkpoint)}\n"
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sources import ROOT
 
 from vlaq_ros.cli.main import main
 from vlaq_ros.config import PilotConfig, RobotConfig
@@ -24,7 +23,6 @@ from vlaq_ros.sim import expert
 from vlaq_ros.sim.robot import SimRobot
 
 ROBOT = RobotConfig.load("sim_panda")
-CHECKPOINT = ROOT / "models" / "tabletop_pi0"
 
 
 class Expert:
@@ -131,14 +129,14 @@ def test_the_source_checkpoint_runs_alone(tiny_bundle: Path) -> None:
     assert set(outcome.precisions) == {"full"}
 
 
-def test_a_checkpoint_has_full_precision_and_no_other() -> None:
+def test_a_checkpoint_has_full_precision_and_no_other(tiny_checkpoint: Path) -> None:
     def play_one(precision: str) -> list[Outcome]:
-        return parallel._play(CHECKPOINT, precision, 0.1, 0.3, [(900_000, "pick up the red cube")])
+        return parallel._play(tiny_checkpoint, precision, 0.1, 0.3, [(900_000, "pick up the red cube")])
 
     assert {name for outcome in play_one("full") for name in outcome.precisions} == {"full"}
     with pytest.raises(VlaqError) as mistake:
         play_one("auto")
-    assert str(mistake.value) == str(NotQuantizedError(CHECKPOINT))
+    assert str(mistake.value) == str(NotQuantizedError(tiny_checkpoint))
 
 
 def test_what_the_policy_does_not_have_is_told(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlaq_ros.errors import CorruptModelError, ModelNotFoundError, NotQuantizedError, OutputExistsError, SourceError
+from vlaq_ros.errors import CorruptModelError, ModelNotFoundError, OutputExistsError, SourceError
 from vlaq_ros.policy import artifact, pi0
 from vlaq_ros.policy.checkpoint import Checkpoint, sha256
 from vlaq_ros.policy.description import CONFIG_FILE, Description, describe
@@ -49,8 +49,6 @@ class Bundle(Description):
             UnknownKeyError: a document has an unknown key.
             CorruptModelError: a file is not what the manifest says, or does not fit the others.
         """
-        if not (directory / Manifest.FILE).is_file() and (directory / PolicySpec.FILE).is_file():
-            raise NotQuantizedError(directory)
         manifest = Manifest.load(directory)
         for name, facts in manifest.files.items():
             _verify(directory, name, facts)

@@ -11,9 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vlaq_ros.errors import CorruptModelError
+from vlaq_ros.errors import CorruptModelError, NotQuantizedError
 from vlaq_ros.policy import document
 from vlaq_ros.policy.document import Parser, count, number, one_of, optional, record, rows, table, text
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.quant.codes import RowGroup
 
 FORMAT_VERSION = 2  # 1 had one width per precision, and no codes on disk
@@ -94,12 +95,15 @@ class Manifest:
         """Read `directory/manifest.json`.
 
         Raises:
+            NotQuantizedError: `directory` is a checkpoint.
             ModelNotFoundError: there is no such file.
             FormatVersionError: it was written in another format.
             UnknownKeyError: it has a key that this format does not know.
             CorruptModelError: a key is missing or a value cannot be used.
         """
         path = directory / cls.FILE
+        if not path.is_file() and (directory / PolicySpec.FILE).is_file():
+            raise NotQuantizedError(directory)
         values = document.read(path, FORMAT_VERSION, _PARSERS)
         quantization = values.pop("quantization")
         schemes, plans = quantization["config_groups"], values.pop("precisions")
