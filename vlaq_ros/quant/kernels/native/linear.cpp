@@ -90,11 +90,12 @@ void vlaq_nested_linear(const void* x, int type, int64_t M, int64_t K, int64_t x
   using namespace vlaq;
   if (M == 0) return;
   const int64_t padded = blocks * kBlock;
-  const std::unique_ptr<int8_t[]> values(new int8_t[size_t(M * padded)]);
+  const int64_t stride = (blocks | 1) * kBlock;  // an odd number of cache lines: rows spread over all sets of a cache
+  const std::unique_ptr<int8_t[]> values(new int8_t[size_t(M * stride)]);
   const std::unique_ptr<float[]> scales(new float[size_t(M)]);
   const std::unique_ptr<int32_t[]> sums(new int32_t[size_t(M)]);
   const Input input{x, Type(type), x_row_stride, K, hadamard_block};
-  const Rows q{values.get(), M, padded, scales.get(), sums.get()};
+  const Rows q{values.get(), M, padded, stride, scales.get(), sums.get()};
   const Output output{y, Type(type), out_features, scale, rows, bias};
   const Groups widths{groups, n_groups};
 

@@ -20,14 +20,15 @@ struct Input {
   const void* data;
   Type type;
   int64_t stride;    // of a row, in elements
-  int64_t features;  // zeros follow up to Rows::stride
+  int64_t features;  // zeros follow up to Rows::features
   int64_t hadamard;  // block of the rotation: 16, 32 or 64
 };
 
 struct Rows {  // quantized activations
   int8_t* values;
   int64_t count;
-  int64_t stride;  // a multiple of kBlock
+  int64_t features;  // a multiple of kBlock
+  int64_t stride;
   float* scale;    // NaN where a row is not finite
   int32_t* sum;
 };
@@ -154,12 +155,12 @@ template <class T>
 void quantize_row(const Input& x, const Rows& q, int64_t row, float* rotated) {
   const T* data = static_cast<const T*>(x.data) + row * x.stride;
   const auto transformed = x.hadamard == 64 ? rotate<64, T> : x.hadamard == 32 ? rotate<32, T> : rotate<16, T>;
-  const float largest = float_of(uint32_t(transformed(data, x.features, q.stride, rotated)));
+  const float largest = float_of(uint32_t(transformed(data, x.features, q.features, rotated)));
   const bool usable = std::isfinite(largest) && largest >= 1e-30f;
   const float inverse = 127.0f / largest;
   const float round = 0x1.8p23f;  // adding it leaves no bits below one: rounds halves to even
-  const int64_t padded = q.stride;
-  int8_t* __restrict values = q.values + row * padded;
+  const int64_t padded = q.features;
+  int8_t* __restrict values = q.values + row * q.stride;
   int32_t sum = 0;
   if (usable) {
     for (int64_t k = 0; k < padded; ++k) {
@@ -220,7 +221,7 @@ void with_type(Type type, F f) {
 }
 
 inline void quantize_rows(const Input& x, const Rows& q, int64_t first, int64_t last) {
-  const std::unique_ptr<float[]> rotated(new float[size_t(q.stride)]);
+  const std::unique_ptr<float[]> rotated(new float[size_t(q.features)]);
   with_type(x.type, [&](auto t) {
     for (int64_t r = first; r < last; ++r) quantize_row<decltype(t)>(x, q, r, rotated.get());
   });
