@@ -53,8 +53,8 @@ class SourceError(VlaqError):
 
     def __init__(self, bundle: Path, checkpoint: Path, why: str) -> None:
         super().__init__(
-            f"full precision is in the checkpoint that bundle {str(bundle)!r} was made of, and {str(checkpoint)!r} {why}; "
-            "copy that checkpoint there, or take a precision of the bundle"
+            f"full precision is in the checkpoint that bundle {str(bundle)!r} was made of, and {str(checkpoint)!r} "
+            f"{why}; copy that checkpoint there, or take a precision of the bundle"
         )
 
 
@@ -202,7 +202,8 @@ class KernelBuildError(VlaqError):
 
     def __init__(self, why: str) -> None:
         super().__init__(
-            f"the native kernels cannot be used: {why.rstrip('.')}; expected a C++17 compiler, such as Debian's package g++"
+            f"the native kernels cannot be used: {why.rstrip('.')}; "
+            "expected a C++17 compiler, such as Debian's package g++"
         )
 
 

@@ -194,7 +194,7 @@ def _verify(directory: Path, name: str, facts: FileFacts) -> None:
 def _take_layers(
     manifest: Manifest, shapes: dict[str, torch.Size], tensors: dict[str, Tensor]
 ) -> dict[str, NestedWeight]:
-    """Take the codes of every layer out of `tensors`; ValueError where one is missing, left over or of another shape."""
+    """Take every layer's codes out of `tensors`; ValueError where one is missing, left over or of another shape."""
     layers = {name.removesuffix(".weight") for name in shapes if name.endswith(".weight")}
     layers = {name for name in layers if pi0.is_quantized(name)}
     if manifest.layers.keys() != layers:
