@@ -247,7 +247,8 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(monkeypatch: pytest.Monk
 
 def test_processes_that_start_at_once_build_once(tmp_path: Path, empty_cache: Path) -> None:
     log = tmp_path / "log"
-    path = compiler(tmp_path, f'echo "$*" >> {log}\nsleep 0.05\nfor last; do :; done\n[ "$last" = --version ] || echo built > "$last"')
+    body = f'echo "$*" >> {log}\nsleep 0.05\nfor last; do :; done\n[ "$last" = --version ] || echo built > "$last"'
+    path = compiler(tmp_path, body)
     program = "from vlaq_ros.quant.kernels import cpu; print(cpu.library())"
     runs = [
         subprocess.Popen(
