@@ -19,10 +19,10 @@ demo: .venv/installed
 test: lint
 	.venv/bin/python -m pytest
 
-# torchao is only compared with.
+# torchao is only compared with; it stays out of .venv, for transformers would import it at every start.
 bench: .venv/installed
-	$(PIP) torchao
-	.venv/bin/vlaq bench --page docs/performance.md
+	$(PIP) --upgrade --no-deps --target out/bench/torchao torchao
+	PYTHONPATH=out/bench/torchao .venv/bin/vlaq bench --page docs/performance.md
 
 lint: .venv/installed
 	.venv/bin/ruff check

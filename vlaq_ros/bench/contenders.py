@@ -6,7 +6,6 @@ Each takes floating-point activations and gives floating-point results; quantizi
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,11 @@ from vlaq_ros.quant.kernels import reference
 from vlaq_ros.quant.kernels.select import Kernel
 from vlaq_ros.quant.linear import NestedLinear
 
+UNAVAILABLE = (
+    ImportError,
+    RuntimeError,
+    AssertionError,
+)  # raised by a path where a machine or a shape does not suit it
 _GROUP = 64  # features that share a scale, where a path has no scale per channel
 _INT8_MM_ROWS = 17  # CUDA's integer product takes no fewer
 
@@ -41,8 +45,7 @@ class Layer:
 class Contender:
     """One path.
 
-    `prepare` packs a copy of the weights of its own and gives the call to time. It raises ImportError, RuntimeError or
-    NotImplementedError where the path does not exist on a machine or for a shape.
+    `prepare` packs a copy of the weights of its own and gives the call to time. Either may raise one of `UNAVAILABLE`.
     """
 
     name: str
@@ -248,7 +251,6 @@ def _dynamic4(layer: Layer) -> Call:
 
 def _torchao(scheme: str, *, compiled: bool = False) -> Callable[[Layer], Call]:
     def prepare(layer: Layer) -> Call:
-        logging.getLogger("torchao").setLevel(logging.ERROR)  # it tells of every extension that it cannot load
         from torchao import quantization  # noqa: PLC0415  an optional dependency that takes seconds to import
 
         int4 = torch.int4  # type: ignore[attr-defined]  # torch's annotations lack it

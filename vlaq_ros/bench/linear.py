@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlaq_ros.bench.contenders import Contender, Layer, contenders
+from vlaq_ros.bench.contenders import UNAVAILABLE, Contender, Layer, contenders
 from vlaq_ros.bench.machine import Machine, Roof
 from vlaq_ros.bench.timing import Call, GraphClock, Timer, WallClock, interleave, speed_up
 from vlaq_ros.datatypes import FloatArray
@@ -106,7 +106,7 @@ def _row(
             clock = WallClock(calls[path.name], device)
             clock.sample_s(0)  # compiles, allocates, starts threads
             once_s[path.name] = clock.sample_s(0)
-        except (ImportError, RuntimeError, NotImplementedError) as error:
+        except UNAVAILABLE as error:
             left_out[path.name] = str(error).split("\n")[0]
     running = [path for path in paths if path.name in once_s]
     best_s = {path.rivals: min(once_s[each.name] for each in running if each.rivals == path.rivals) for path in running}

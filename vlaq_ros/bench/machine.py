@@ -9,6 +9,9 @@ from pathlib import Path
 import torch
 
 from vlaq_ros.bench.timing import Call, WallClock
+from vlaq_ros.quant.codes import quantize
+from vlaq_ros.quant.kernels.select import Kernel
+from vlaq_ros.quant.linear import NestedLinear
 
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -68,14 +71,18 @@ def identify(device: torch.device) -> Machine:
     )
 
 
-def measure(device: torch.device, machine: Machine, threads: int) -> Roof:
-    """Time reading and multiplying; the caller has pinned the threads."""
+def measure(device: torch.device, machine: Machine, kernel: Kernel, threads: int) -> Roof:
+    """Time reading and multiplying; the caller has pinned the threads.
+
+    The peak of a kind is the best that any product reached: of integers, torch's own or this package's kernel with
+    4-bit weights, which some processors multiply faster than 8-bit ones.
+    """
     last = max(machine.caches_bytes.values())
     sizes = {level: size // 2 // (threads if size == last else 1) for level, size in machine.caches_bytes.items()}
     return Roof(
         threads,
         {level: _read_bytes_s(device, size, threads) for level, size in (sizes | {"memory": 4 * last}).items()},
-        _operations_s(device),
+        _operations_s(device, kernel),
     )
 
 
@@ -102,16 +109,18 @@ def _read_bytes_s(device: torch.device, size: int, threads: int) -> float:
     return read.numel() * 4 / _least_s(lambda: read.sum(dim=2), device)
 
 
-def _operations_s(device: torch.device) -> dict[str, float]:
+@torch.inference_mode()
+def _operations_s(device: torch.device, kernel: Kernel) -> dict[str, float]:
     side = _CUDA_SIDE if device.type == "cuda" else _PEAK_SIDE
     a, b = (torch.randn(side, side, device=device) for _ in range(2))
     a16, b16 = a.bfloat16(), b.bfloat16()
-    products: dict[str, Call] = {
-        "fp32": lambda: a @ b.t(),
-        "bf16": lambda: a16 @ b16.t(),
-        "int8": _int8_product(device, side),
+    nested = NestedLinear(quantize(torch.randn(side, side)), None, 1, 8, kernel).to(device)
+    products: dict[str, list[Call]] = {
+        "fp32": [lambda: a @ b.t()],
+        "bf16": [lambda: a16 @ b16.t()],
+        "int8": [_int8_product(device, side), lambda: nested(a)],
     }
-    return {kind: 2 * side**3 / _least_s(product, device) for kind, product in products.items()}
+    return {kind: 2 * side**3 / min(_least_s(product, device) for product in each) for kind, each in products.items()}
 
 
 def _int8_product(device: torch.device, side: int) -> Call:

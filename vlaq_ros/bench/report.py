@@ -101,7 +101,7 @@ def _targets(document: Mapping[str, Any]) -> list[str]:
     """Hold the geometric means over the large layers on one thread against the targets."""
     large = [row for row in document["linear"] if row["threads"] == 1 and row["k"] >= _LARGE]
     lines = ["### Targets", ""]
-    for bits, targets in _TARGETS.items():
+    for bits, targets in _TARGETS.items() if large else ():
         keys = (f"w{bits}_over_bf16", f"w{bits}_over_fp32", f"best_installable_w{bits}")
         rows = []
         for m in sorted({row["m"] for row in large}):
@@ -192,14 +192,13 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
             ],
         )
         lines += _table(
-            ["held", "linears / bf16", "target", "all / bf16", "process grew by, MB"],
+            ["held", "linears / bf16", "target", "all / bf16"],
             [
                 [
                     kind or "fine and coarse",
                     f"{memory['over_bf16']['linears']:.3f}",
                     f"{_BYTES_TARGETS[kind]:g}" if kind in _BYTES_TARGETS else "",
                     f"{memory['over_bf16']['all']:.3f}",
-                    f"{memory['resident_growth'] / 2**20:.0f}",
                 ]
                 for kind, memory in policy["memory"].items()
             ],

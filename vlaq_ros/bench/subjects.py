@@ -51,7 +51,7 @@ def random(directory: Path, device: torch.device) -> Iterator[Subject]:
             yield _random(f"pi0, {cameras} cameras", directory / f"{cameras}", networks.true_size(), cameras, (BUDGET,))
     else:
         for layers in (1, 2):
-            name = f"pi0 of true width, layers in each tower: {layers}, 2 cameras"
+            name = f"pi0 of true width, {layers} layer{'s' if layers > 1 else ''} in each tower, 2 cameras"
             yield _random(name, directory / f"{layers}", networks.true_width(layers), 2, (WEIGHT_ONLY, BUDGET))
 
 

@@ -71,7 +71,7 @@ def run(
     Args:
         plan: what, and how long.
         device: on which.
-        threads: numbers of them, one after the other.
+        threads: numbers of them, one after the other; random policies are run with the most.
         model: the embedded policy's bundle, with its checkpoint beside it; it comes first in the document.
         progress: told what comes next and how many steps are left.
 
@@ -90,14 +90,13 @@ def run(
     with TemporaryDirectory() as directory:
         progress("making policies", 0)
         smallest = subjects.smallest(Path(directory))
-        policies = [subjects.embedded(model, Path(directory), quick=plan.quick)]
-        if not plan.quick:
-            policies += subjects.random(Path(directory), device)
-        left = len(threads) * (len(plan.linears) + len(plan.embedded_linears) + len(policies)) + 1
+        embedded = subjects.embedded(model, Path(directory), quick=plan.quick)
+        large = [] if plan.quick else list(subjects.random(Path(directory), device))
+        left = len(threads) * (len(plan.linears) + len(plan.embedded_linears) + 1) + len(large) + 1
         for count in threads:
             with pinned(count):
                 progress(f"reading and multiplying, {count} threads", left)
-                roof = machine.measure(device, identity, count)
+                roof = machine.measure(device, identity, kernel, count)
                 document["roofs"].append(asdict(roof))
                 conditions = linear.Conditions(identity, roof, kernel, dtype, plan.cell_s, plan.cell_rounds, plan.quick)
                 for key, listed in (("linear", plan.linears), ("linear_embedded", plan.embedded_linears)):
@@ -105,7 +104,7 @@ def run(
                         document[key].append(row)
                         left -= 1
                         progress(f"linears, {count} threads", left)
-                for subject in policies:
+                for subject in [embedded, *(large if count == max(threads) else [])]:
                     progress(f"{subject.name}, {count} threads", left)
                     document["policies"].append(
                         policy.measure(subject, identity, roof, budget_s=plan.policy_s, rounds=plan.policy_rounds)

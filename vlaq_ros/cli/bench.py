@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import warnings
 from pathlib import Path
 
 from vlaq_ros.cli.arguments import whole_number
@@ -35,6 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, then write what was found."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it tells of every extension that it cannot load
+    warnings.simplefilter("ignore")  # what libraries say of their own future
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
