@@ -221,3 +221,13 @@ class OutputExistsError(VlaqError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{str(path)!r} exists; nothing was written: remove it, or give another --out")
+
+
+class NoGpuError(VlaqError):
+    """A GPU was asked for, and torch sees none."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the device is cuda and torch sees no GPU; expected one and a build of torch that supports it: "
+            "check nvidia-smi and torch.version.cuda, or take --device cpu"
+        )

@@ -44,7 +44,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from vlaq_ros.bench import report, suite
     from vlaq_ros.config import resolve
+    from vlaq_ros.errors import NoGpuError
 
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise NoGpuError
+    page = arguments.page
+    if page:
+        report.rewrite(page, page.read_text(encoding="utf-8") if page.is_file() else "", "")  # fails now, if at all
     model = resolve("tabletop_pi0_w8w4", "models")
     threads = arguments.threads or ([1] if arguments.quick else [1, 2])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -59,13 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
 
         plan = suite.QUICK if arguments.quick else suite.FULL
         document = suite.run(plan, torch.device(arguments.device), threads, model, show)
+        show("done", 0)
     if not arguments.quick:
         arguments.out.mkdir(parents=True, exist_ok=True)
         path = arguments.out / f"{arguments.device}.json"
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    if arguments.page:
+    if page:
         documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
-        text = arguments.page.read_text(encoding="utf-8")
-        arguments.page.write_text(report.rewrite(arguments.page, text, report.tables(documents)), encoding="utf-8")
+        text = report.rewrite(page, page.read_text(encoding="utf-8"), report.tables(documents))
+        page.write_text(text, encoding="utf-8")
     print(json.dumps(report.last_line(document)))
     return 0
