@@ -6,6 +6,7 @@ A parser turns a plain value into a field, or raises a ValueError that says what
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def read(path: Path, version: int, parsers: Mapping[str, Parser]) -> dict[str, A
             raise CorruptModelError(path, f"it has no key {key!r}")
         try:
             parsed[key] = parse(values[key])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CorruptModelError(path, f"{key}: {error}") from None
     return parsed
 
@@ -81,7 +82,7 @@ def count(value: Any) -> int:
 
 def number(value: Any) -> float:
     """Take a finite number."""
-    if type(value) not in (int, float) or not np.isfinite(value):
+    if type(value) not in (int, float) or not math.isfinite(value):
         raise ValueError(f"got {value!r}, expected a finite number")
     return float(value)
 
@@ -95,10 +96,10 @@ def scale(value: Any) -> float:
 
 def array(value: Any) -> FloatArray:
     """Take finite numbers in lists of equal length."""
-    values = np.array(value, dtype=np.float64)  # a ragged list is a ValueError here
-    if not np.isfinite(values).all():
-        raise ValueError("got a value that is not finite")
-    return values
+    values = np.array(value)  # a ragged list is a ValueError here
+    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise ValueError("got a value that is not a finite number")
+    return values.astype(np.float64)
 
 
 def one_of(*choices: Any) -> Parser:
