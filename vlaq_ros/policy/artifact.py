@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -44,6 +45,9 @@ def nested(
     outputs, features = shape
     if plan.block != block_size(features):
         raise ValueError(f"{module} is rotated in blocks of {plan.block}, expected {block_size(features)}")
+    widths = [group.bits for group in plan.groups]
+    if any(first <= second for first, second in pairwise(widths)):  # kernels find low nibbles by this order
+        raise ValueError(f"{module} has groups of rows with widths {widths}, expected them falling")
     rows = sum(group.rows for group in plan.groups)
     fine_rows = sum(group.rows for group in plan.groups if group.bits[0] == 8)
 
@@ -61,7 +65,7 @@ def nested(
     half_rows = torch.empty(0, dtype=torch.int32)
     half = torch.empty(0, features, dtype=torch.float16)
     if f"{module}.weight_half_rows" in tensors:
-        count = len(tensors[f"{module}.weight_half_rows"])
+        count = tensors[f"{module}.weight_half_rows"].numel()
         half_rows = take("weight_half_rows", (torch.int32,), (count,))
         half = take("weight_half", (torch.float16, torch.bfloat16), (count, features))
     stored = _in_order(outputs)
