@@ -1,4 +1,4 @@
-"""The command `vlaq`: help without the heavy libraries, mistakes in a sentence, and what inspect prints."""
+"""The command `vlaq`: help without the heavy libraries, and mistakes in a sentence."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from sources import ROOT
 from vlaq_ros import __version__
 from vlaq_ros.cli import inspect
 from vlaq_ros.cli.main import COMMANDS, main
-from vlaq_ros.policy.engine import Engine
-from vlaq_ros.policy.manifest import Manifest
 
 
 def without(modules: Sequence[str], arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -86,21 +84,3 @@ def test_ctrl_c_ends_with_the_shells_code(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(inspect, "run", interrupted)
     assert main(["inspect"]) == 130
-
-
-def test_inspect_prints_what_the_manifest_says_and_measured_bytes(
-    tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["inspect", str(tiny_bundle)]) == 0
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    manifest = Manifest.load(tiny_bundle)
-    assert "cameras front, wrist, 96 x 96 px" in lines
-    assert "chunk 16 steps of 0.05 s" in lines
-    assert "action joint, 8 columns" in lines
-    assert set(manifest.instructions[1:]) <= set(lines)
-    for plan in manifest.precisions:
-        cells = (plan.name, plan.weight_bits, plan.activation_bits, f"{plan.threshold:g}")
-        assert "│ " + " │ ".join(map(str, cells)) + " │" in lines
-    measured = Engine.load(tiny_bundle).bytes_over_bf16
-    assert f"weights held {measured['all']:.3f} of their bytes in bf16, for all precisions together" in lines
-    assert f"of the linears {measured['linears']:.3f}" in lines
