@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.sim import demonstrations, expert, panda
-from vlaq_ros.sim.demonstrations import CHUNK_STEPS, FIELDS, FRAME_STEPS, STEP_S
+from vlaq_ros.sim.demonstrations import CHUNK_STEPS, FIELDS, FRAME_STEPS, STEP_S, plan
 from vlaq_ros.sim.scene import CAMERAS, COLOURS, CUBE_HALF_M, TASKS, Scene
 
 EPISODES = 6  # one of each task
@@ -20,7 +20,7 @@ EPISODES = 6  # one of each task
 def record(base: Path) -> Path:
     """Make a directory of demonstrations once per test session: what is already there is kept."""
     directory = base / "demonstrations"
-    assert sum(kept for _, kept in demonstrations.generate(directory, EPISODES, seed=0, processes=1)) == EPISODES
+    assert sum(kept for _, kept in demonstrations.generate(plan(directory, EPISODES), processes=1)) == EPISODES
     return directory
 
 
@@ -31,12 +31,12 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def frames(demos: Path) -> dict[str, np.ndarray]:
-    return demonstrations.load(demos)[0]
+    return demonstrations.load(plan(demos, EPISODES))[0]
 
 
 @pytest.fixture(scope="module")
 def episodes(demos: Path) -> list[FloatArray]:
-    return demonstrations.load(demos)[1]
+    return demonstrations.load(plan(demos, EPISODES))[1]
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_an_episode_that_runs_out_of_time_is_not_kept(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demonstrations, "TIME_LIMIT_STEPS", 8)
     assert demonstrations.demonstrate(0, "pick up the red cube") is None
     assert demonstrations._record(range(2), tmp_path / "0000000-0000001.npz") == 0
-    frames, episodes = demonstrations.load(tmp_path)
+    frames, episodes = demonstrations.load([tmp_path / "0000000-0000001.npz"])
     assert episodes == []
     for name, (shape, dtype) in FIELDS.items():
         assert frames[name].shape == (0, *shape)
@@ -149,15 +149,18 @@ def test_a_shard_that_was_not_finished_is_none(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(KeyboardInterrupt):
         demonstrations._record(range(2), path)
     assert len(list(tmp_path.iterdir())) == 1  # what was written so far
-    assert demonstrations.shards(tmp_path) == []
+    assert not path.exists()
     monkeypatch.setattr(np, "savez", write)
     demonstrations._record(range(2), path)
-    assert list(tmp_path.iterdir()) == demonstrations.shards(tmp_path) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_there_is_kept_and_what_is_missing_is_added(tmp_path: Path) -> None:
+    def shards(episodes: int) -> dict[Path, range]:
+        return plan(tmp_path, episodes, seed=1, shard=1)
+
     def generate(episodes: int) -> list[tuple[int, int]]:
-        return list(demonstrations.generate(tmp_path, episodes, seed=1, processes=1, shard=1))
+        return list(demonstrations.generate(shards(episodes), processes=1))
 
     assert generate(1) == [(1, 1)]
     before = contents(tmp_path)
@@ -169,9 +172,15 @@ def test_what_is_there_is_kept_and_what_is_missing_is_added(tmp_path: Path) -> N
     assert sorted(after) == ["0000001-0000001.npz", "0000002-0000002.npz"]
     assert after["0000001-0000001.npz"] == before["0000001-0000001.npz"]
 
-    frames, episodes = demonstrations.load(tmp_path)
+    frames, episodes = demonstrations.load(shards(2))
     assert len(episodes) == 2
     assert set(frames["seed"]) == {1, 2}
-    frames, episodes = demonstrations.load(tmp_path, limit=1)
+    frames, episodes = demonstrations.load(shards(1))
     assert len(episodes) == 1
     assert set(frames["seed"]) == {1}
+
+
+def test_no_seed_is_in_two_shards_of_a_plan() -> None:
+    for episodes in (1, 25, 30, 50):  # a folder may hold the shards of all of them
+        seeds = [seed for part in plan(Path("demos"), episodes).values() for seed in part]
+        assert seeds == list(range(episodes))

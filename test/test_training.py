@@ -178,12 +178,12 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(demos: Path) -> dict[str, np.ndarray]:
-    return demonstrations.load(demos)[0]
+    return demonstrations.load(demonstrations.plan(demos, EPISODES))[0]
 
 
 @pytest.fixture(scope="module")
 def spec(demos: Path) -> PolicySpec:
-    return training.spec_of(*demonstrations.load(demos), TINY, text_length=9)
+    return training.spec_of(*demonstrations.load(demonstrations.plan(demos, EPISODES)), TINY, text_length=9)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,9 @@ def test_training_disturbs_colours_and_states_but_no_label(frames: Frames) -> No
 def test_statistics_are_those_of_the_demonstrations(
     demos: Path, raw: dict[str, np.ndarray], space: ActionSpace, columns: int
 ) -> None:
-    made = training.spec_of(*demonstrations.load(demos), replace(TINY, action_space=space), text_length=9)
+    made = training.spec_of(
+        *demonstrations.load(demonstrations.plan(demos, EPISODES)), replace(TINY, action_space=space), text_length=9
+    )
     assert made.action_space is space
     assert made.action_mean.shape == (STEPS, columns)
     normalised = (raw[space.value] - made.action_mean) / made.action_std
@@ -374,6 +376,7 @@ def test_without_demonstrations_there_is_nothing_to_train_on(tmp_path: Path, lef
     with pytest.raises(NoDemonstrationsError) as caught:
         training.train(tmp_path, tmp_path / "out", TINY, lambda _: None)
     assert str(caught.value) == (
-        f"{str(tmp_path)!r} holds no demonstrations; expected .npz shards, as vlaq train records them"
+        f"demonstrations {str(tmp_path / '0000000-0000005.npz')!r} are missing; record them: "
+        "vlaq train does so by itself"
     )
     assert not (tmp_path / "out").exists()

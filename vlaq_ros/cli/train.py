@@ -60,9 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     with Progress(*columns, TextColumn("{task.fields[note]}")) as bar:
         recording = bar.add_task("demonstrations", total=arguments.episodes, note="")
         kept = 0
-        for asked, successful in demonstrations.generate(
-            arguments.demos, arguments.episodes, seed=0, processes=arguments.processes
-        ):
+        shards = demonstrations.plan(arguments.demos, arguments.episodes)
+        for asked, successful in demonstrations.generate(shards, arguments.processes):
             kept += successful
             bar.update(recording, advance=asked, note=f"{kept} successful")
         task = bar.add_task("training", total=recipe.vision_steps + recipe.steps, note="")

@@ -6,7 +6,7 @@ clean one is recorded; Laskey et al., arXiv 1703.09327). Plans are executed late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -138,19 +138,22 @@ def _record(seeds: Sequence[int], path: Path) -> int:
     return len(kept)
 
 
-def generate(
-    directory: Path, episodes: int, *, seed: int, processes: int, shard: int = 25
-) -> Iterator[tuple[int, int]]:
-    """Record episodes `seed .. seed + episodes - 1` into shards; what is already there is kept.
+def plan(directory: Path, episodes: int, *, seed: int = 0, shard: int = 25) -> dict[Path, range]:
+    """Say which shard holds which of the seeds `seed .. seed + episodes - 1`: the same for recording and reading."""
+    starts = range(seed, seed + episodes, shard)
+    parts = (range(start, min(start + shard, seed + episodes)) for start in starts)
+    return {directory / f"{seeds[0]:07d}-{seeds[-1]:07d}.npz": seeds for seeds in parts}
+
+
+def generate(shards: Mapping[Path, Sequence[int]], processes: int) -> Iterator[tuple[int, int]]:
+    """Record the shards of a plan; what is already there is kept.
 
     Yields:
         Episodes asked for and episodes kept, after each shard.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     jobs = {}
-    for start in range(seed, seed + episodes, shard):
-        seeds = range(start, min(start + shard, seed + episodes))
-        path = directory / f"{seeds[0]:07d}-{seeds[-1]:07d}.npz"
+    for path, seeds in shards.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             with np.load(path) as saved:
                 yield len(seeds), len(saved["lengths"])
@@ -162,26 +165,14 @@ def generate(
             yield len(waiting[done]), done.result()
 
 
-def shards(directory: Path) -> list[Path]:
-    """Finished shards, by their seeds; one that is still being written has another name."""
-    return sorted(directory.glob("*-*[0-9].npz"))
-
-
-def load(directory: Path, limit: int | None = None) -> tuple[dict[str, np.ndarray], list[FloatArray]]:
-    """Read every shard: the frames as `FIELDS` with a leading N, and each episode's joints [K, J].
-
-    Args:
-        directory: of shards.
-        limit: with so many episodes read, no further shard is opened.
-    """
+def load(shards: Iterable[Path]) -> tuple[dict[str, np.ndarray], list[FloatArray]]:
+    """Read shards: the frames as `FIELDS` with a leading N, and each episode's joints [K, J]."""
     frames: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
     episodes: list[FloatArray] = []
-    for path in shards(directory):
+    for path in shards:
         with np.load(path) as shard:
             lengths = shard["lengths"]
             episodes += np.split(shard["joints"], np.cumsum(lengths))[:-1]
             for name, parts in frames.items():
                 parts.append(shard[name])
-        if limit is not None and len(episodes) >= limit:
-            break
     return {name: np.concatenate(parts) for name, parts in frames.items()}, episodes

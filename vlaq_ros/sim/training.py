@@ -44,10 +44,8 @@ CHECKPOINT_EVERY = 200
 class NoDemonstrationsError(VlaqError):
     """There is nothing to train on."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(
-            f"{str(directory)!r} holds no demonstrations; expected .npz shards, as vlaq train records them"
-        )
+    def __init__(self, shard: Path) -> None:
+        super().__init__(f"demonstrations {str(shard)!r} are missing; record them: vlaq train does so by itself")
 
 
 class OtherRunError(VlaqError):
@@ -175,11 +173,11 @@ def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], N
     """Train and leave a checkpoint in `out`; an interrupted run with the same recipe goes on where it saved itself.
 
     Raises:
-        NoDemonstrationsError: `demos` is empty.
+        NoDemonstrationsError: `demos` lacks a shard of the recipe's episodes.
         OtherRunError: `out` holds a run of another recipe.
     """
-    if not demonstrations.shards(demos):
-        raise NoDemonstrationsError(demos)
+    if missing := [path for path in demonstrations.plan(demos, recipe.episodes) if not path.is_file()]:
+        raise NoDemonstrationsError(missing[0])
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
@@ -205,7 +203,7 @@ def _work(index: int, demos: Path, out: Path, recipe: Recipe, report: Callable[[
 
 class _Run:
     def __init__(self, demos: Path, out: Path, recipe: Recipe, rank: int) -> None:
-        frames, episodes = demonstrations.load(demos, recipe.episodes)
+        frames, episodes = demonstrations.load(demonstrations.plan(demos, recipe.episodes))
         self._tokenizer = build_tokenizer(TASKS)
         self._spec = spec_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
         self._frames = Frames(frames, self._spec, self._tokenizer)
