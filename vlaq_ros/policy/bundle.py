@@ -77,7 +77,7 @@ def source(directory: Path) -> Checkpoint:
     if not (directory / Manifest.FILE).is_file():
         return Checkpoint.open(directory)
     facts = Manifest.load(directory).source
-    path = directory.parent / facts.name
+    path = directory.resolve().parent / facts.name
     if not path.is_dir():
         raise SourceError(directory, path, "is not there")
     checkpoint = Checkpoint.open(path)
@@ -156,7 +156,8 @@ def _save(parts: Iterator[dict[str, Tensor]], directory: Path) -> None:
         shard |= part
         if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES:
             flush()
-    flush()
+    if shard:
+        flush()
 
 
 def _in_16_bits(tensor: Tensor) -> Tensor:
@@ -204,12 +205,12 @@ def _take_layers(
         name: artifact.nested(name, plan, len(manifest.precisions), shapes[f"{name}.weight"], tensors)
         for name, plan in manifest.layers.items()
     }
-    expected = {name: shape for name, shape in shapes.items() if name.removesuffix(".weight") not in layers}
+    expected = {name: list(shape) for name, shape in shapes.items() if name.removesuffix(".weight") not in layers}
     if manifest.embedding_bits == 8:
         table = expected.pop(f"{EMBEDDING}.weight")
         expected |= {f"{EMBEDDING}.weight_codes": table, f"{EMBEDDING}.weight_scale": table[:1]}
-    found = {name: tensor.shape for name, tensor in tensors.items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         odd = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        raise ValueError(f"{odd} has shape {found.get(odd)}, expected {expected.get(odd)}")
+        raise ValueError(f"{odd} has shape {found.get(odd, 'none')}, expected {expected.get(odd, 'none')}")
     return nested
