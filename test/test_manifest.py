@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlaq_ros.errors import (
@@ -64,6 +64,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     )
 
 
+@settings(max_examples=50)
 @given(manifest=manifests())
 def test_what_was_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> None:
     directory = tmp_path_factory.mktemp("manifest")
@@ -300,6 +301,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_value_anywhere_is_taken_or_told_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

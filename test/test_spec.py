@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,6 +71,7 @@ def specs(draw: st.DrawFn) -> PolicySpec:
     )
 
 
+@settings(max_examples=50)
 @given(spec=specs())
 def test_what_was_saved_is_loaded(tmp_path_factory: pytest.TempPathFactory, spec: PolicySpec) -> None:
     directory = tmp_path_factory.mktemp("spec")
@@ -188,6 +189,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(key=st.sampled_from([field.name for field in fields(PolicySpec)]), value=ANY_JSON)
 def test_any_value_is_taken_or_told_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, key: str, value: object

@@ -21,6 +21,7 @@ from transformers import PI0Config, PI0ForConditionalGeneration
 from vlaq_ros.errors import CorruptModelError, ModelNotFoundError
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.description import CONFIG_FILE, Description, describe
+from vlaq_ros.policy.document import table, text
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -64,9 +65,8 @@ class Checkpoint(Description):
         """
         described = describe(directory)
         files = _weight_files(directory)
-        return cls(
-            directory, described.config, described.spec, described.prompts, files, _places(files, described.config)
-        )
+        places = _places(directory, files, described.config)
+        return cls(directory, described.config, described.spec, described.prompts, files, places)
 
     @property
     def sha256(self) -> str:
@@ -91,8 +91,7 @@ class Checkpoint(Description):
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """Give the parameters of `pi0.PI0Network` one by one, by their names and in the dtype of the files."""
-        with torch.device("meta"):
-            shapes = {name: value.shape for name, value in pi0.PI0Network(self.config).state_dict().items()}
+        shapes = pi0.shapes(self.config)
         for name, sources in pi0.sources(self.config).items():
             yield name, torch.cat([self.tensor(source) for source in sources]).reshape(shapes[name])
 
@@ -114,19 +113,27 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
     if not index.is_file():
         raise ModelNotFoundError(directory, WEIGHTS_FILE)
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise CorruptModelError(index, "it has no weight_map of tensors to files") from None
+        where = table(text)(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError):
+        where = {}
+    if not where:
+        raise CorruptModelError(index, "it has no weight_map of tensors to files")
+    names = sorted(set(where.values()))
     for name in names:
         if not (directory / name).is_file():
             raise ModelNotFoundError(directory, name)
     return tuple(directory / name for name in names)
 
 
-def _places(files: Iterable[Path], config: PI0Config) -> dict[str, Place]:
+def _places(directory: Path, files: Iterable[Path], config: PI0Config) -> dict[str, Place]:
     """Find every tensor; CorruptModelError where what is there is not what the configuration asks for."""
-    with torch.device("meta"):
-        shapes = {name: list(value.shape) for name, value in PI0ForConditionalGeneration(config).state_dict().items()}
+    try:
+        needed = {source for sources in pi0.sources(config).values() for source in sources}
+        with torch.device("meta"):
+            network = PI0ForConditionalGeneration(config)
+    except ValueError as error:
+        raise CorruptModelError(directory / CONFIG_FILE, str(error)) from None
+    shapes = {name: list(value.shape) for name, value in network.state_dict().items()}
     places: dict[str, Place] = {}
     for path in files:
         try:
@@ -146,9 +153,7 @@ def _places(files: Iterable[Path], config: PI0Config) -> dict[str, Place]:
             if dtype not in _DTYPES:
                 raise CorruptModelError(path, f"{stored} is of {dtype}, expected one of {', '.join(sorted(_DTYPES))}")
             places[name] = Place(path, stored)
-    needed = {source for sources in pi0.sources(config).values() for source in sources}
     if missing := needed - places.keys():
-        directory = next(iter(files)).parent
         raise CorruptModelError(directory, f"{len(missing)} tensors are missing, such as {min(missing)}")
     return places
 
