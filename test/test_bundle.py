@@ -333,6 +333,12 @@ def test_a_file_in_another_folder_is_refused(model: Path, name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["config.json", "policy.json", "tokenizer.json"])
+def test_a_file_that_the_manifest_does_not_vouch_for_is_refused(model: Path, name: str) -> None:
+    edit(model / "manifest.json", lambda values: values["files"].pop(name))
+    assert f"files does not name {name}; " in told(model)
+
+
 def layers(values: Any) -> Any:
     return values["quantization"]["layers"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -319,3 +320,10 @@ def test_compiled_is_equal(public: tuple[PI0ForConditionalGeneration, Descriptio
                 seen, start = observation(plain.spec, seed), np.random.default_rng(seed).normal(size=(6, 12))
                 wanted = plain.infer(seen, precision, start).actions
                 np.testing.assert_allclose(compiled.infer(seen, precision, start).actions, wanted, atol=1e-4)
+
+
+def test_a_loaded_bundle_keeps_none_of_its_files_mapped(tiny_bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    engine = Engine.load(copy)
+    assert str(copy) not in Path("/proc/self/maps").read_text()
+    assert engine.precisions == ("fine", "coarse")

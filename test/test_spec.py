@@ -104,7 +104,11 @@ def edited(directory: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
 
 @pytest.mark.parametrize(
     ("edit", "version"),
-    [(lambda v: v.update(format_version=2), "2"), (lambda v: v.pop("format_version"), "None")],
+    [
+        (lambda v: v.update(format_version=2), "2"),
+        (lambda v: v.update(format_version=True), "True"),
+        (lambda v: v.pop("format_version"), "None"),
+    ],
 )
 def test_another_format_version_is_refused(tmp_path: Path, edit: Callable[[Any], object], version: str) -> None:
     path = edited(tmp_path, edit)

@@ -23,7 +23,9 @@ from vlaq_ros.policy.tokenizer import TOKENIZER_FILE
 from vlaq_ros.quant.codes import NestedWeight
 
 EMBEDDING = "embed_tokens"
-_COPIED = (CONFIG_FILE, PolicySpec.FILE, TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json")
+_DESCRIBING = (CONFIG_FILE, PolicySpec.FILE, TOKENIZER_FILE)
+_COPIED = (*_DESCRIBING, "tokenizer_config.json", "special_tokens_map.json")  # those that there are
+_PLANES = (".weight_hi", ".weight_lo")
 _SHARD_BYTES = 1 << 30
 _SLICE = 1 << 14  # word embeddings that are in float32 at a time
 
@@ -50,6 +52,8 @@ class Bundle(Description):
             CorruptModelError: a file is not what the manifest says, or does not fit the others.
         """
         manifest = Manifest.load(directory)
+        if unlisted := [name for name in _DESCRIBING if name not in manifest.files]:
+            raise CorruptModelError(directory / Manifest.FILE, f"files does not name {', '.join(unlisted)}")
         for name, facts in manifest.files.items():
             _verify(directory, name, facts)
         described = describe(directory)
@@ -57,9 +61,12 @@ class Bundle(Description):
         for name in manifest.files:
             if name.endswith(".safetensors"):
                 try:
-                    tensors |= load_file(directory / name)
+                    read = load_file(directory / name)
                 except (SafetensorError, OSError) as error:
                     raise CorruptModelError(directory / name, str(error)) from None
+                # The library maps the file, and any tensor keeps all of it mapped. Planes are packed anew, one by one;
+                # the small rest, which may stay as it is, is copied so that the file can be let go of.
+                tensors |= {key: part if key.endswith(_PLANES) else part.clone() for key, part in read.items()}
         try:
             nested = _take_layers(manifest, pi0.shapes(described.config), tensors)
         except ValueError as error:

@@ -37,7 +37,7 @@ def read(path: Path, version: int, parsers: Mapping[str, Parser]) -> dict[str, A
     if not isinstance(values, dict):
         raise CorruptModelError(path, "it is not a JSON object")
     got = values.pop("format_version", None)
-    if got != version:
+    if type(got) is not int or got != version:  # True and 1.0 equal 1
         raise FormatVersionError(path, got, version)
     for key in values:
         if key not in parsers:
