@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import IMAGE_TOKEN, build_tokenizer
 from vlaq_ros.policy.transforms import normalize, pixel_values
+
+log = logging.getLogger(__name__)
 
 INSTRUCTION = "fold the towel"
 PUBLIC = (  # transformers' names -> those of the public checkpoints; word embeddings are there as lm_head only
@@ -159,6 +163,7 @@ def by_transformers(directory: Path, spec: PolicySpec, noise: np.ndarray) -> np.
 
 def vlaq(*arguments: str) -> tuple[str, int]:
     """Run the command in a process of its own: what it printed, and the most bytes that were resident."""
+    start_s = time.monotonic()
     program = f"import sys; from vlaq_ros.cli.main import main; sys.exit(main({list(arguments)!r}))"
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -166,10 +171,14 @@ def vlaq(*arguments: str) -> tuple[str, int]:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    return printed, 1024 * usage.ru_maxrss
+    resident = 1024 * usage.ru_maxrss
+    log.info("vlaq %s: %.0f s, %.2f GB resident at most", arguments[0], time.monotonic() - start_s, resident / 1e9)
+    return printed, resident
 
 
-@pytest.mark.skipif("VLAQ_TRUE_SIZE" not in os.environ, reason="takes many minutes and 12 GB of disk: VLAQ_TRUE_SIZE=1")
+@pytest.mark.skipif(
+    "VLAQ_TRUE_SIZE" not in os.environ, reason="minutes, and 12 GB of disk: VLAQ_TRUE_SIZE=1, and --log-cli-level INFO"
+)
 def test_true_size_is_quantized_and_loaded_in_12_gb(tmp_path: Path) -> None:
     checkpoint, bundle = tmp_path / "pi0", tmp_path / "pi0_w8w4"
     try:
@@ -185,6 +194,7 @@ def test_true_size_is_quantized_and_loaded_in_12_gb(tmp_path: Path) -> None:
         printed, loading = vlaq("inspect", str(bundle), "--json")
         assert loading < 12e9
         measured = json.loads(printed.splitlines()[-1])
+        log.info("%s %s", measured["bytes_over_bf16"], measured["memory"])
         assert measured["bytes_over_bf16"]["linears"] < 0.505
     finally:
         for file in tmp_path.rglob("*.safetensors"):
