@@ -1,4 +1,7 @@
-"""pi0 of true width in the layout of the public checkpoints: quantized, loaded and run; the whole 3.3 B on request."""
+"""pi0 of true width in the layout of the public checkpoints: quantized, loaded and run; the whole 3.3 B on request.
+
+VLAQ_TRUE_SIZE=1 python -m pytest --log-cli-level INFO test/test_true_size.py
+"""
 
 from __future__ import annotations
 
@@ -176,9 +179,7 @@ def vlaq(*arguments: str) -> tuple[str, int]:
     return printed, resident
 
 
-@pytest.mark.skipif(
-    "VLAQ_TRUE_SIZE" not in os.environ, reason="minutes, and 12 GB of disk: VLAQ_TRUE_SIZE=1, and --log-cli-level INFO"
-)
+@pytest.mark.skipif("VLAQ_TRUE_SIZE" not in os.environ, reason="needs 10 minutes, 12 GB of disk and VLAQ_TRUE_SIZE=1")
 def test_true_size_is_quantized_and_loaded_in_12_gb(tmp_path: Path) -> None:
     checkpoint, bundle = tmp_path / "pi0", tmp_path / "pi0_w8w4"
     try:
