@@ -42,6 +42,7 @@ setup(
         "pyyaml",
         "rich",
         "rosbags",
+        "safetensors",
         "scipy",
         "tokenizers",
         "transformers>=5.5",
@@ -60,6 +61,7 @@ setup(
             "ros-trajectory-msgs~=5.5",
         ],
         "sim": ["mujoco"],
+        "bench": ["torchao"],  # only compared with; `make bench` keeps it out of .venv
         "colcon": ["colcon-common-extensions"],
         "test": [
             "catkin-pkg",

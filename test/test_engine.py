@@ -159,7 +159,6 @@ def test_precisions_are_named_finest_first(engine: Engine, full: Engine) -> None
 def test_what_runs_and_what_it_holds_is_told(engine: Engine, full: Engine) -> None:
     assert engine.kernel == full.kernel == select.chosen(CPU)
     assert engine.bytes_over_bf16 == engine.memory.over_bf16
-    assert engine.memory.resident_growth > 0
     wide = native_dtype(CPU) is torch.float32
     assert full.bytes_over_bf16["linears"] == (2.0 if wide else 1.0)
 
