@@ -125,8 +125,8 @@ def write(
 
     def tensors() -> Iterator[dict[str, Tensor]]:
         for name, tensor in checkpoint.parameters():
-            module, kind = name.rsplit(".", 1)
-            if kind == "weight" and pi0.is_quantized(module):
+            module = name.rsplit(".", 1)[0]
+            if pi0.is_quantized_weight(name):
                 weight = quantize(module, tensor)
                 layers[module] = LayerPlan(weight.block, weight.groups)
                 yield artifact.entries(module, weight)
@@ -203,8 +203,7 @@ def _take_layers(
     manifest: Manifest, shapes: dict[str, torch.Size], tensors: dict[str, Tensor]
 ) -> dict[str, NestedWeight]:
     """Take every layer's codes out of `tensors`; ValueError where one is missing, left over or of another shape."""
-    layers = {name.removesuffix(".weight") for name in shapes if name.endswith(".weight")}
-    layers = {name for name in layers if pi0.is_quantized(name)}
+    layers = {name.removesuffix(".weight") for name in shapes if pi0.is_quantized_weight(name)}
     if manifest.layers.keys() != layers:
         odd = min(manifest.layers.keys() ^ layers)
         raise ValueError(f"its layers and those of {CONFIG_FILE} differ, such as in {odd!r}")
@@ -212,7 +211,7 @@ def _take_layers(
         name: artifact.nested(name, plan, len(manifest.precisions), shapes[f"{name}.weight"], tensors)
         for name, plan in manifest.layers.items()
     }
-    expected = {name: list(shape) for name, shape in shapes.items() if name.removesuffix(".weight") not in layers}
+    expected = {name: list(shape) for name, shape in shapes.items() if not pi0.is_quantized_weight(name)}
     if manifest.embedding_bits == 8:
         table = expected.pop(f"{EMBEDDING}.weight")
         expected |= {f"{EMBEDDING}.weight_codes": table, f"{EMBEDDING}.weight_scale": table[:1]}

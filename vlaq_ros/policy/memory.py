@@ -48,7 +48,7 @@ class Meter:
         return Memory(
             linears=resident_bytes(chain.from_iterable(map(_linears, held))),
             all=resident_bytes(chain.from_iterable(chain(network.parameters(), network.buffers()) for network in held)),
-            linears_bf16=sum(size for name, size in sizes.items() if _is_quantized_weight(name)),
+            linears_bf16=sum(size for name, size in sizes.items() if pi0.is_quantized_weight(name)),
             all_bf16=sum(sizes.values()),
             resident_growth=_resident() - self._resident,
             device_growth=_allocated(self._device) - self._allocated,
@@ -61,11 +61,6 @@ def _linears(network: PI0Network) -> Iterator[Tensor]:
             yield from (buffer for kind, buffer in module.named_buffers() if kind != "bias")
         elif isinstance(module, nn.Linear) and pi0.is_quantized(name):
             yield module.weight
-
-
-def _is_quantized_weight(parameter: str) -> bool:
-    module, kind = parameter.rsplit(".", 1)
-    return kind == "weight" and pi0.is_quantized(module)
 
 
 def _resident() -> int:

@@ -39,6 +39,12 @@ def is_quantized(module: str) -> bool:
     return QUANTIZED.fullmatch(module) is not None
 
 
+def is_quantized_weight(parameter: str) -> bool:
+    """Say whether a parameter of `PI0Network` is the weight of such a layer."""
+    module, kind = parameter.rsplit(".", 1)
+    return kind == "weight" and is_quantized(module)
+
+
 class RMSNorm(nn.Module):
     """Gemma's, computed in float32. A checkpoint holds its gain less one; `assemble` adds the one."""
 
