@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
+
+from vlaq_ros.quant.kernels import op
 
 if find_spec("triton"):
     from vlaq_ros.quant.kernels import triton_kernels as kernels
@@ -53,7 +53,7 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
             FEATURES=2 * half, HADAMARD=block, LEVELS=block.bit_length() - 1, NORM=block**-0.5, WIDTH=width,
             num_warps=min(max(width // 512, 1), 16), enable_fp_fusion=False,
         )  # fmt: skip
-        runs = list(_runs(groups))
+        runs = list(op.runs(groups))
         if sum(count for _, count, _ in runs) < out_features:
             kernels.fill[(m, -(-out_features // _FILL_BLOCK))](y, x_scale, bias, out_features, BLOCK=_FILL_BLOCK)
         for first, count, bits in runs:
@@ -66,13 +66,3 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
                 HALF=half, BITS=bits, enable_fp_fusion=False,
             )  # fmt: skip
     return y
-
-
-def _runs(groups: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Give (first row, rows, bits) of the stretches of stored rows that are read with one width: a launch each."""
-    first = 0
-    for bits, run in groupby(zip(groups[::2], groups[1::2], strict=True), key=itemgetter(1)):
-        count = sum(units for units, _ in run)
-        if bits and count:
-            yield first, count, bits
-        first += count

@@ -17,6 +17,10 @@ The arithmetic is the same in every implementation, to the bit; `reference` spel
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 
@@ -47,3 +51,13 @@ def _shape(  # noqa: PLR0917 - the operator's schema
 torch.library.register_fake(NAME, _shape)
 
 nested_linear = torch.ops.vlaq.nested_linear.default
+
+
+def runs(groups: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Give (first unit, units, bits) of the stretches of stored units that are read with one width."""
+    first = 0
+    for bits, run in groupby(zip(groups[::2], groups[1::2], strict=True), key=itemgetter(1)):
+        count = sum(units for units, _ in run)
+        if bits and count:
+            yield first, count, bits
+        first += count

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from vlaq_ros.quant.codes import nibbles, signed
 from vlaq_ros.quant.hadamard import hadamard
+from vlaq_ros.quant.kernels import op
 
 _COLUMNS = 512  # of a plane at a time: 1024 products of at most 127 * 128 sum to less than 2^24
 
@@ -39,14 +40,11 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
     quantized, x_scale, finite = _quantize_rows(x, 2 * hi.shape[1], block)
     row_sum = quantized.sum(dim=1, keepdim=True)
     y = torch.zeros(len(quantized), out_features, device=x.device)
-    first = 0
-    for units, bits in zip(groups[::2], groups[1::2], strict=True):
+    for first, units, bits in op.runs(groups):
         span = slice(first, first + units)
-        first += units
-        if bits:
-            product = _exact_product(quantized, hi[span], lo[span] if bits == 8 else None)
-            product.add_(row_sum, alpha=0.5).mul_(x_scale * (scale[span] * 2.0 ** (8 - bits)))
-            y[:, span if rows is None else rows[span]] = product
+        product = _exact_product(quantized, hi[span], lo[span] if bits == 8 else None)
+        product.add_(row_sum, alpha=0.5).mul_(x_scale * (scale[span] * 2.0 ** (8 - bits)))
+        y[:, span if rows is None else rows[span]] = product
     if bias is not None:
         y += bias.float()
     y.masked_fill_(~finite, math.nan)

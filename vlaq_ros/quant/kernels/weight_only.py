@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from vlaq_ros.quant import codes
 from vlaq_ros.quant.hadamard import rotate
-from vlaq_ros.quant.kernels import cpu
+from vlaq_ros.quant.kernels import cpu, op
 
 _SLICE = 256  # rows that are in floating point at a time
 
@@ -33,10 +33,9 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
     nibbles, unit = (codes.nibbles, 1) if hi.ndim == 2 else (cpu.nibbles, cpu.TILE_ROWS)
     y = x.new_zeros(*x.shape[:-1], out_features)
     rotated = rotate(x.float(), block).to(x.dtype)
-    first = 0
-    for units, bits in zip(groups[::2], groups[1::2], strict=True):
+    for first, units, bits in op.runs(groups):
         last = first + units
-        for start in range(first, last if bits else first, _SLICE // unit):
+        for start in range(first, last, _SLICE // unit):
             span = slice(start, min(start + _SLICE // unit, last))
             stored = slice(span.start * unit, span.stop * unit)
             outputs = torch.arange(stored.start, stored.stop, device=x.device) if rows is None else rows[stored]
@@ -44,5 +43,4 @@ def nested_linear(  # noqa: PLR0917 - the operator's schema
             code = codes.signed(nibbles(hi[span]), nibbles(lo[span]) if bits == 8 else None)
             weight = codes.dequantize(code, bits, scale[stored])[used, : rotated.shape[-1]]
             y[..., outputs[used]] = linear(rotated, weight.to(x.dtype))
-        first = last
     return y if bias is None else y + bias.to(x.dtype)
