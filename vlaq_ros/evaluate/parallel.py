@@ -20,7 +20,14 @@ PART = 25  # episodes in one batch, whatever the number of processes: outcomes d
 
 
 def share_out(
-    model: Path, precision: str, episodes: Sequence[tuple[int, str]], *, latency_s: float, limit_s: float, jobs: int
+    model: Path,
+    precision: str,
+    episodes: Sequence[tuple[int, str]],
+    *,
+    latency_s: float,
+    limit_s: float,
+    jobs: int,
+    keep_observations: bool = False,
 ) -> Iterator[Outcome]:
     """Run episodes in `jobs` processes of one inference thread each.
 
@@ -31,6 +38,7 @@ def share_out(
         latency_s: from an observation to the arrival of its command.
         limit_s: simulated time that an episode may take.
         jobs: how many processes.
+        keep_observations: let outcomes hold what the policy saw.
 
     Raises:
         VlaqError: the policy cannot be used.
@@ -38,7 +46,8 @@ def share_out(
     parts = [episodes[start : start + PART] for start in range(0, len(episodes), PART)]
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _become_worker)
     try:
-        for done in as_completed([pool.submit(_play, model, precision, latency_s, limit_s, part) for part in parts]):
+        running = [pool.submit(_play, model, precision, latency_s, limit_s, part, keep_observations) for part in parts]
+        for done in as_completed(running):
             yield from done.result()
     finally:
         pool.shutdown(cancel_futures=True)
@@ -55,11 +64,26 @@ def _engine(model: Path, full: bool) -> Engine:
 
 
 def _play(
-    model: Path, precision: str, latency_s: float, limit_s: float, episodes: Sequence[tuple[int, str]]
+    model: Path,
+    precision: str,
+    latency_s: float,
+    limit_s: float,
+    episodes: Sequence[tuple[int, str]],
+    keep_observations: bool = False,
 ) -> list[Outcome]:
     try:
         engine = _engine(model, precision == FULL)
         robot, config = RobotConfig.load("sim_panda"), PilotConfig(precision=precision)
-        return list(play(engine, robot, config, episodes, latency_s=latency_s, limit_s=limit_s))
+        return list(
+            play(
+                engine,
+                robot,
+                config,
+                episodes,
+                latency_s=latency_s,
+                limit_s=limit_s,
+                keep_observations=keep_observations,
+            )
+        )
     except VlaqError as error:
         raise VlaqError(str(error)) from None  # the facts of its class do not survive pickling

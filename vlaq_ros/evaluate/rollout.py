@@ -35,6 +35,7 @@ class Outcome:
     success: bool
     precisions: tuple[str, ...]  # of its chunks
     joints: FloatArray = field(compare=False)  # [K, J] rad (m), one row each monitor period
+    observations: tuple[Observation, ...] = field(default=(), compare=False, repr=False)  # of its chunks, where kept
 
 
 def play(
@@ -45,6 +46,7 @@ def play(
     *,
     latency_s: float,
     limit_s: float,
+    keep_observations: bool = False,
 ) -> Iterator[Outcome]:
     """Run episodes of one policy side by side.
 
@@ -55,6 +57,7 @@ def play(
         episodes: a seed and an instruction each.
         latency_s: from an observation to the arrival of its command, rounded up to whole monitor periods.
         limit_s: simulated time that an episode may take.
+        keep_observations: let outcomes hold what the policy saw.
 
     Yields:
         Outcomes, in the order in which episodes end.
@@ -84,6 +87,7 @@ def play(
             period_s=config.monitor_period_s,
             latency_s=latency_s,
             limit_s=limit_s,
+            keep_observations=keep_observations,
         )
         for seed, instruction in episodes
     ]
@@ -130,6 +134,7 @@ class _Episode:
         period_s: float,
         latency_s: float,
         limit_s: float,
+        keep_observations: bool,
     ) -> None:
         sim.reset(seed, instruction)
         self.sim = sim
@@ -139,6 +144,8 @@ class _Episode:
         self._latency_ns = round(latency_s * 1e9)
         self._arriving: tuple[Observation, Decision, ActionChunk] | None = None
         self._precisions: list[str] = []
+        self._keep_observations = keep_observations
+        self._observations: list[Observation] = []
         self._samples = 2 + round(pilot.span_s / period_s)  # that the monitor needs
         self._history: list[tuple[int, FloatArray, FloatArray]] = []
         for _ in range(self._samples):  # the arm stands until its motion is known
@@ -159,7 +166,8 @@ class _Episode:
     def outcome(self) -> Outcome:
         """How it stands."""
         joints = np.array([positions for _, positions, _ in self._history])
-        return Outcome(self._seed, self.sim.instruction, self.sim.success, tuple(self._precisions), joints)
+        seen = tuple(self._observations)
+        return Outcome(self._seed, self.sim.instruction, self.sim.success, tuple(self._precisions), joints, seen)
 
     def observe(self) -> Observation:
         """See the robot now."""
@@ -170,6 +178,8 @@ class _Episode:
         """Let an answer to `observation` be on its way."""
         self._precisions.append(decision.precision)
         self._arriving = (observation, decision, chunk)
+        if self._keep_observations:
+            self._observations.append(observation)
 
     def advance(self) -> None:
         """Simulate one monitor period: the arm moves, an answer may arrive, the pilot looks at the motion."""
