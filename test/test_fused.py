@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,10 +20,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LIMITS = {torch.float32: 4e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}  # of a value, one unit in the last place
 
 
-@pytest.fixture(scope="module", autouse=True)
-def native() -> None:
+@pytest.fixture(autouse=True)
+def native() -> Iterator[None]:
     if select.chosen(torch.device("cpu")).name == "reference":
         pytest.skip("there is no native library")
+    with torch.inference_mode():  # elsewhere the composed ones run, which have gradients
+        yield
 
 
 def normal(*shape: int, dtype: torch.dtype, seed: int = 0, scale: float = 3.0) -> Tensor:

@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
-from vlaq_ros.errors import CameraNamesError, JointNamesError, UnknownInstructionError, UnknownPrecisionError
+from vlaq_ros.errors import UnknownPrecisionError
 from vlaq_ros.policy import bundle, pi0
 from vlaq_ros.policy.bundle import Bundle
 from vlaq_ros.policy.cache import Cache
 from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.encoder import Encoder
 from vlaq_ros.policy.graphs import Graph
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.memory import Memory, Meter
 from vlaq_ros.policy.pi0 import CodedEmbedding, PI0Network
 from vlaq_ros.policy.sampler import Sampler
-from vlaq_ros.policy.transforms import denormalize, normalize, pixel_values
+from vlaq_ros.policy.transforms import denormalize
 from vlaq_ros.quant.kernels import select
 from vlaq_ros.quant.kernels.select import Kernel
 from vlaq_ros.quant.linear import NestedLinear, view
@@ -53,15 +53,15 @@ class Engine:
     ) -> None:
         self.spec, self.plans, self.kernel, self.memory = description.spec, tuple(plans), kernel, memory
         self._config, self._prompts = description.config, description.prompts
-        self._network = next(iter(networks.values()))  # all embed words alike
-        self._dtype, self._device = self._network.projector.weight.dtype, self._network.projector.weight.device
+        network = next(iter(networks.values()))
+        self._encoder = Encoder(description, network)
+        self._dtype, self._device = network.projector.weight.dtype, network.projector.weight.device
         with torch.inference_mode():
             self._samplers = {
                 plan.name: Sampler(networks[plan.name], self._config, plan.denoise_steps, compiled=compiled)
                 for plan in plans
             }
         self._turn = threading.Lock()
-        self._words: dict[str, Tensor] = {}  # instruction -> [P, D] embedded
         self._caches: dict[int, Cache] = {}  # for one prompt, by its number of tokens
         self._graphs: dict[tuple[str, int], Graph] = {}  # by precision and number of tokens
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
@@ -144,7 +144,7 @@ class Engine:
             raise ValueError(f"noise has shape {noise.shape}, expected {expected}")
         alike = defaultdict(list)  # prompts of one length make a batch
         for index, observation in enumerate(observations):
-            alike[len(self._prompt(observation))].append(index)
+            alike[len(self._encoder.prompt(observation))].append(index)
         actions = np.empty((len(observations), self._config.chunk_size, self.spec.action_mean.shape[-1]))
         for indices in alike.values():
             batch = self._infer([observations[index] for index in indices], precision, noise[indices])
@@ -174,16 +174,10 @@ class Engine:
     @torch.inference_mode()
     def _infer(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> FloatArray:
         """Give the normalised actions [B, T, A] of observations whose prompts are equally long."""
-        pixels = torch.stack([self._images(observation) for observation in observations])
-        state = torch.stack([self._state(observation) for observation in observations])
         with self._turn:
-            inputs = (
-                pixels.to(self._device, self._dtype),
-                torch.stack([self._text(observation.instruction) for observation in observations]),
-                state.to(self._device, self._dtype),
-                torch.tensor(noise, dtype=torch.float32, device=self._device),
-            )
-            return self._sample(precision, len(self._prompt(observations[0])), inputs).numpy(force=True)
+            start = torch.tensor(noise, dtype=torch.float32, device=self._device)
+            inputs = (*self._encoder(observations), start)
+            return self._sample(precision, len(self._encoder.prompt(observations[0])), inputs).numpy(force=True)
 
     def _sample(self, precision: str, tokens: int, inputs: tuple[Tensor, ...]) -> Tensor:
         sampler, batch = self._samplers[precision], len(inputs[0])
@@ -196,35 +190,6 @@ class Engine:
         if (precision, tokens) not in self._graphs:
             self._graphs[precision, tokens] = Graph(sampler, self._caches[tokens], inputs, self._pool)
         return self._graphs[precision, tokens](*inputs)
-
-    def _images(self, observation: Observation) -> Tensor:
-        """[cameras, 3, H, W], in the order of the spec."""
-        cameras = self.spec.cameras
-        if missing := [camera for camera in cameras if camera not in observation.images]:
-            raise CameraNamesError(missing, observation.images)
-        return torch.stack([pixel_values(observation.images[camera], self.spec.image_size_px) for camera in cameras])
-
-    def _prompt(self, observation: Observation) -> Tensor:
-        """[P] token ids."""
-        if observation.instruction not in self._prompts:
-            raise UnknownInstructionError(observation.instruction, self.spec.instructions)
-        return self._prompts[observation.instruction]
-
-    def _text(self, instruction: str) -> Tensor:
-        """[words, D]: what follows the images in a prompt, embedded once."""
-        if instruction not in self._words:
-            images = len(self.spec.cameras) * len(self._network.vision.position)
-            self._words[instruction] = self._network.words(self._prompts[instruction][images:].to(self._device))
-        return self._words[instruction]
-
-    def _state(self, observation: Observation) -> Tensor:
-        """[S], in the order of the spec, normalised, with the network's further columns at 0."""
-        names = self.spec.joint_names
-        if missing := [name for name in names if name not in observation.joint_names]:
-            raise JointNamesError(missing, observation.joint_names, "the observation")
-        positions = observation.joint_positions[[observation.joint_names.index(name) for name in names]]
-        state = torch.tensor(normalize(positions, self.spec.state_mean, self.spec.state_std), dtype=torch.float32)
-        return pad(state, (0, self._config.max_state_dim - len(state)))
 
 
 def _assemble(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> PI0Network:

@@ -36,6 +36,7 @@ def _write_heads(projected: Tensor, cos: Tensor, sin: Tensor, written: Tensor) -
 def _define(name: str, signature: str, composed: Callable[..., Tensor]) -> Any:
     torch.library.define(f"vlaq::{name}", signature)
     torch.library.impl(f"vlaq::{name}", "CompositeImplicitAutograd", composed)
+    torch.library.impl(f"vlaq::{name}", "AutogradCPU", composed)  # the native one has no gradient; calibration asks
     return getattr(torch.ops.vlaq, name).default
 
 
