@@ -155,7 +155,7 @@ class _Episode:
     @property
     def over(self) -> bool:
         """Whether it ends now; ask once after every advance."""
-        return self._referee.over(self.sim.success, self.sim.time_ns)
+        return self._referee.over(self.sim.success, self.sim.failed, self.sim.time_ns)
 
     @property
     def due(self) -> bool:

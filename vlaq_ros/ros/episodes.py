@@ -95,7 +95,7 @@ class EpisodeClient:
         self._bring(Transition.TRANSITION_ACTIVATE, "active")
         self._tell(instruction)
         referee = Referee(time.monotonic_ns(), limit_s)
-        while not referee.over(self.status.success, time.monotonic_ns()):
+        while not referee.over(self.status.success, failed=False, now_ns=time.monotonic_ns()):
             self._tick()
         self._tell("")
         return self.status.success

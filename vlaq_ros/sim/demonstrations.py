@@ -26,6 +26,10 @@ CHUNK_STEPS = 16
 FRAME_STEPS = 4  # a frame every 0.2 s: more layouts teach more than more frames of one
 TIME_LIMIT_STEPS = 240
 SETTLE_STEPS = 6  # recorded after success, so that the policy learns to stay
+LOWEST_M = 0.020  # of the tool, or the fingers scrape the table
+SOON_STEPS = 5
+BOLD_M = 0.05  # a chunk that goes this far so soon is disturbed in full, a slower one less: near contact it is steady
+STEADIEST = 0.3
 _STEP_NS = round(STEP_S * 1e9)
 
 FIELDS = {  # per frame: shape and type
@@ -34,8 +38,9 @@ FIELDS = {  # per frame: shape and type
     "joint": ((CHUNK_STEPS, 8), np.float32),  # actions in ActionSpace.JOINT
     "end_effector": ((CHUNK_STEPS, 7), np.float32),  # and in ActionSpace.END_EFFECTOR
     "instruction": ((), np.int16),  # index into TASKS
-    "pixels": ((len(CAMERAS), len(COLOURS) + 1, 2), np.float32),  # of the cubes and the bin: column, row in [0, 1)
-    "relative": ((2, 3), np.float32),  # the asked-for cube and the bin from the tool, m
+    "pixels": ((len(CAMERAS), len(COLOURS) + 1, 2), np.float32),  # of the objects and the receptacle: column, row
+    "relative": ((2, 3), np.float32),  # the asked-for object and its destination from the tool, m
+    "turn": ((), np.float32),  # expert.turn_rad
     "seed": ((), np.int64),
 }
 
@@ -67,6 +72,8 @@ def demonstrate(seed: int, instruction: str) -> Demonstration | None:
             replan_at = step + int(rng.integers(5, 10))
             _execute(robot, kinematics, rng.normal(0, disturbance_m, 3), delay)
         robot.advance(_STEP_NS)
+        if robot.failed:
+            return None
         settling = settling + 1 if robot.success else 0
         if settling == SETTLE_STEPS:
             stacked = {name: np.array([frame[name] for frame in frames], dtype) for name, (_, dtype) in FIELDS.items()}
@@ -94,7 +101,7 @@ def _frame(robot: SimRobot, kinematics: Kinematics, seed: int) -> dict[str, obje
     targets[:, :-1] -= state[:-1]
     images = scene.images()
     tool, _ = scene.tool_pose()
-    objects = [*(scene.cube_position(colour) for colour in COLOURS), scene.bin_position()]
+    objects = [*(scene.object_position(colour) for colour in COLOURS), scene.receptacle_position()]
     return {
         "images": np.stack([images[camera] for camera in CAMERAS]),
         "state": state,
@@ -102,7 +109,8 @@ def _frame(robot: SimRobot, kinematics: Kinematics, seed: int) -> dict[str, obje
         "end_effector": chunk.actions,
         "instruction": list(TASKS).index(scene.instruction),
         "pixels": np.stack([scene.project(camera, np.array(objects)) for camera in CAMERAS]),
-        "relative": np.stack([scene.cube_position(scene.task.colour), scene.bin_position()]) - tool,
+        "relative": np.stack([scene.object_position(scene.task.colour), scene.destination_position()]) - tool,
+        "turn": expert.turn_rad(scene),
         "seed": seed,
     }
 
@@ -112,8 +120,9 @@ def _execute(robot: SimRobot, kinematics: Kinematics, offset_m: FloatArray, dela
     state, _ = robot.joint_state()
     actions = expert.plan(robot.scene, CHUNK_STEPS, STEP_S)
     tool, _ = robot.scene.tool_pose()
-    drift = np.linspace(0, 1, CHUNK_STEPS)[:, None] * offset_m
-    drift[:, 2] = np.maximum(drift[:, 2], expert.GRASP_HEIGHT_M - 0.004 - tool[2] - actions[:, 2])
+    steadiness = np.clip(np.linalg.norm(actions[SOON_STEPS - 1, :3]) / BOLD_M, STEADIEST, 1)
+    drift = np.linspace(0, 1, CHUNK_STEPS)[:, None] * offset_m * steadiness
+    drift[:, 2] = np.maximum(drift[:, 2], LOWEST_M - tool[2] - actions[:, 2])
     actions[:, :3] += drift
     targets = kinematics.joint_targets(ActionChunk(0, STEP_S, ActionSpace.END_EFFECTOR, actions), state)
     velocities = np.gradient(np.vstack([state, targets]), STEP_S, axis=0)[1:]

@@ -37,6 +37,11 @@ class SimRobot:
         """Whether the instruction is fulfilled now."""
         return self.scene.success
 
+    @property
+    def failed(self) -> bool:
+        """Whether the episode cannot succeed any more."""
+        return self.scene.failed
+
     def reset(self, seed: int, instruction: str) -> None:
         """Start an episode; time keeps running.
 

@@ -1,4 +1,4 @@
-"""The MuJoCo scene: a table with three cubes and a bin in front of the arm, seen by two cameras.
+"""The MuJoCo scene: three objects and a receptacle on a table in front of the arm, seen by two cameras.
 
 Deterministic by seed on one rendering backend. EGL renders without a display; OSMesa is the fallback.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import ctypes.util
 import os
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from vlaq_ros.datatypes import FloatArray, ImageArray
 from vlaq_ros.errors import UnknownInstructionError, VlaqError
 from vlaq_ros.sim import panda
+from vlaq_ros.sim.attempt import Attempt
 
 
 class NoRendererError(VlaqError):
@@ -37,44 +40,104 @@ except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL without
 
 COLOURS = {"red": ".85 .12 .1 1", "green": ".1 .7 .15 1", "blue": ".12 .25 .9 1"}
 CAMERAS = ("front", "wrist")
+FAMILIES = ("lift", "bin", "bar", "stack", "insert")
 CUBE_HALF_M = 0.022
-BIN_HALF_M = (0.085, 0.085)
+BAR_HALF_M = (0.045, 0.022)  # length and height; the width is drawn
+BAR_HALF_WIDTHS_M = (0.0275, 0.030)
+PEG_HALF_M = (0.020, 0.020, 0.040)
+BIN_HALF_M = 0.085
 BIN_WALL_M = 0.05
-LIFTED_M = 0.14  # a cube this high is picked up
+SOCKET_HALF_M = 0.026  # of its square hole
+SOCKET_WALL_M = 0.03
+LIFTED_M = 0.14  # an object this high is picked up
+PUSHED_M = 0.03  # an object that was moved this far, or tilted, without being held is lost
+TILTED_RAD = 0.5
+UPRIGHT_RAD = 0.1
+YAWS_RAD = {"lift": 0.35, "bin": 0.35, "bar": 0.7, "stack": 0.35, "insert": 0.1}  # at most, either way
+EMPTY_M = 0.014  # a finger this far in has nothing to hold
 TIMESTEP_NS = 4_000_000
+_LOOK_STEPS = 5  # the attempt is judged every 20 ms: contacts are costly
+_OBJECT_KG = 0.06
+_FINGERS_M = 0.069  # reach of the open fingers around the tool, with a margin
+_PARKED_M = (5.0, 0.0, -5.0)  # behind the front camera
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """What an instruction asks for."""
 
-    colour: str
-    into_bin: bool
+    family: str
+    colour: str  # of the object to take
+    onto: str | None = None  # stack: colour of the cube below
 
 
-TASKS = {f"pick up the {colour} cube": Task(colour, into_bin=False) for colour in COLOURS} | {
-    f"put the {colour} cube in the bin": Task(colour, into_bin=True) for colour in COLOURS
+TASKS = (
+    {f"pick up the {colour} cube": Task("lift", colour) for colour in COLOURS}
+    | {f"put the {colour} cube in the bin": Task("bin", colour) for colour in COLOURS}
+    | {f"pick up the {colour} bar": Task("bar", colour) for colour in COLOURS}
+    | {f"put the {a} cube on the {b} cube": Task("stack", a, b) for a, b in permutations(COLOURS, 2)}
+    | {f"put the {colour} peg in the socket": Task("insert", colour) for colour in COLOURS}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an object belongs, relative to its destination."""
+
+    reach_m: float  # horizontally, in the norm of this order
+    order: float
+    low_m: float  # heights of its centre
+    high_m: float
+    upright: bool
+
+    def holds(self, offset: FloatArray) -> bool:
+        """Whether an object `offset` [3] m from the destination is there."""
+        near = np.linalg.norm(offset[:2], self.order) < self.reach_m
+        return bool(near and self.low_m < offset[2] < self.high_m)
+
+
+PLACES = {
+    "bin": Place(BIN_HALF_M, np.inf, 0.0, BIN_WALL_M, upright=False),
+    "stack": Place(0.010, 2, 2 * CUBE_HALF_M - 0.003, 2 * CUBE_HALF_M + 0.003, upright=True),
+    "insert": Place(SOCKET_HALF_M - PEG_HALF_M[0] + 0.001, np.inf, PEG_HALF_M[2] - 0.003, PEG_HALF_M[2] + 0.003, True),
 }
 
 
-def _mjcf(image_size_px: int) -> str:
-    cubes = "".join(
-        f'<body name="{colour}" pos="0.5 0 {CUBE_HALF_M}"><freejoint name="{colour}"/>'
-        f'<geom class="object" name="{colour}" type="box" size="{CUBE_HALF_M} {CUBE_HALF_M} {CUBE_HALF_M}" '
-        f'mass="0.06" rgba="{rgba}"/></body>'
-        for colour, rgba in COLOURS.items()
-    )
-    x, y = BIN_HALF_M
-    wall = BIN_WALL_M / 2
-    bin_geoms = f'<geom class="object" type="box" size="{x} {y} 0.003" pos="0 0 0.003" rgba=".45 .33 .2 1"/>' + "".join(
-        f'<geom class="object" type="box" size="{size} {wall}" pos="{pos} {wall}" rgba=".62 .46 .28 1"/>'
+def _walls(middle_m: float, half_m: float, height_m: float, rgba: str) -> str:
+    """Four walls around a square, `middle_m` from its centre."""
+    wall = height_m / 2
+    length = middle_m + half_m
+    return "".join(
+        f'<geom class="object" type="box" size="{size} {wall}" pos="{pos} {wall}" rgba="{rgba}"/>'
         for size, pos in (
-            (f"{x} 0.004", f"0 {y}"),
-            (f"{x} 0.004", f"0 {-y}"),
-            (f"0.004 {y}", f"{x} 0"),
-            (f"0.004 {y}", f"{-x} 0"),
+            (f"{length} {half_m}", f"0 {middle_m}"),
+            (f"{length} {half_m}", f"0 {-middle_m}"),
+            (f"{half_m} {middle_m - half_m}", f"{middle_m} 0"),
+            (f"{half_m} {middle_m - half_m}", f"{-middle_m} 0"),
         )
     )
+
+
+def _half_sizes(family: str, rng: np.random.Generator) -> FloatArray:
+    """Half lengths of an object's sides [3] m; the fingers close along the second."""
+    if family == "bar":
+        length, height = BAR_HALF_M
+        return np.array([length, rng.uniform(*BAR_HALF_WIDTHS_M), height])
+    return np.array(PEG_HALF_M) if family == "insert" else np.full(3, CUBE_HALF_M)
+
+
+def _mjcf(image_size_px: int) -> str:
+    objects = "".join(  # compiled at the largest size, so that the collision bounds hold for every shape
+        f'<body name="{colour}" pos="0.5 0 0.045"><freejoint name="{colour}"/>'
+        f'<geom class="object" name="{colour}" type="box" size="0.045 0.045 0.045" mass="{_OBJECT_KG}" rgba="{rgba}"/>'
+        "</body>"
+        for colour, rgba in COLOURS.items()
+    )
+    floor = (
+        f'<geom class="object" type="box" size="{BIN_HALF_M} {BIN_HALF_M} 0.003" pos="0 0 0.003" rgba=".45 .33 .2 1"/>'
+    )
+    bin_geoms = floor + _walls(BIN_HALF_M, 0.004, BIN_WALL_M, ".62 .46 .28 1")
+    socket_geoms = _walls(SOCKET_HALF_M + 0.012, 0.012, SOCKET_WALL_M, ".9 .8 .15 1")
     return f"""
 <mujoco>
   <compiler angle="radian"/>
@@ -94,8 +157,9 @@ def _mjcf(image_size_px: int) -> str:
     <geom class="object" type="box" size="0.5 0.6 0.02" pos="0.55 0 -0.02" rgba=".5 .52 .55 1"/>
     <camera name="front" pos="1.15 0 0.68" xyaxes="0 1 0 -0.6 0 0.8" fovy="58"/>
     {panda.mjcf_body()}
-    {cubes}
+    {objects}
     <body name="bin" mocap="true" pos="0.5 0.3 0">{bin_geoms}</body>
+    <body name="socket" mocap="true" pos="0.5 -0.3 0">{socket_geoms}</body>
   </worldbody>
   <equality><joint joint1="panda_finger_joint2" joint2="{panda.FINGER_JOINT}" solref="0.005 1"/></equality>
   <actuator>{panda.mjcf_actuators()}</actuator>
@@ -103,7 +167,7 @@ def _mjcf(image_size_px: int) -> str:
 
 
 class Scene:
-    """The arm, three cubes and a bin; stepped in time and rendered on demand.
+    """The arm, three objects and a bin or socket; stepped in time and rendered on demand.
 
     Args:
         image_size_px: side of the square camera images.
@@ -119,7 +183,7 @@ class Scene:
         self._renderer: mujoco.Renderer | None = None
         self._qpos = np.array([self.model.joint(name).qposadr[0] for name in panda.JOINT_NAMES])
         self._qvel = np.array([self.model.joint(name).dofadr[0] for name in panda.JOINT_NAMES])
-        self._cube_qpos = {colour: self.model.joint(colour).qposadr[0] for colour in COLOURS}
+        self._object_qpos = {colour: self.model.joint(colour).qposadr[0] for colour in COLOURS}
         self._pads = {self.model.geom(f"pad{side}").id for side in (1, 2)}
         self._tool = self.model.site(panda.TOOL_FRAME).id
         self._feedforward_s = panda.velocity_feedforward_s()
@@ -127,7 +191,7 @@ class Scene:
         self.reset(0, self.instruction)
 
     def reset(self, seed: int, instruction: str) -> None:
-        """Lay the cubes, the bin and the arm out anew, by `seed` alone.
+        """Lay the objects, the receptacle and the arm out anew, by `seed` alone.
 
         Raises:
             UnknownInstructionError: no task has this instruction.
@@ -135,29 +199,45 @@ class Scene:
         if instruction not in TASKS:
             raise UnknownInstructionError(instruction, TASKS)
         self.instruction = instruction
+        family = self.task.family
         rng = np.random.default_rng(seed)
         mujoco.mj_resetData(self.model, self.data)
-        self.data.mocap_pos[0, :2] = rng.uniform(0.46, 0.54), rng.choice((-1, 1)) * rng.uniform(0.305, 0.33)
-        spots: list[FloatArray] = []
-        while len(spots) < len(COLOURS):
-            spot = rng.uniform((0.38, -0.15), (0.62, 0.15))
-            if all(np.linalg.norm(spot - other) > 0.10 for other in spots):
-                spots.append(spot)
-        for colour, spot in zip(COLOURS, spots, strict=True):
-            yaw = rng.uniform(-0.35, 0.35)
-            address = self._cube_qpos[colour]
-            self.data.qpos[address : address + 7] = (*spot, CUBE_HALF_M, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self.data.mocap_pos[:] = _PARKED_M
+        self.data.mocap_pos[self._receptacle] = (
+            rng.uniform(0.46, 0.54),
+            rng.choice((-1, 1)) * rng.uniform(0.305, 0.33),
+            0,
+        )
+        sizes = [_half_sizes(family, rng) for _ in COLOURS]
+        spacing_m = _FINGERS_M + max(np.hypot(*size[:2]) for size in sizes)
+        spots = rng.uniform((0.38, -0.15), (0.62, 0.15), (len(COLOURS), 2))
+        while pdist(spots).min() < spacing_m:
+            spots = rng.uniform((0.38, -0.15), (0.62, 0.15), spots.shape)
+        for colour, spot, size in zip(COLOURS, spots, sizes, strict=True):
+            yaw = rng.uniform(-1, 1) * YAWS_RAD[family]
+            address = self._object_qpos[colour]
+            self.data.qpos[address : address + 7] = (*spot, size[2], np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+            self.model.geom(colour).size[:] = size
+            self.model.body(colour).inertia[:] = _OBJECT_KG / 3 * (size @ size - size**2)
         home = np.array([*panda.HOME_RAD, panda.FINGER_OPEN_M])
         home[:7] += rng.uniform(-0.12, 0.12, 7)
         self.data.qpos[self._qpos] = home
         self.data.qpos[self.model.joint("panda_finger_joint2").qposadr[0]] = panda.FINGER_OPEN_M
         self.data.ctrl[:] = home
         mujoco.mj_forward(self.model, self.data)
+        self._moved = False
+        self._steps = 0
+        self._attempt = Attempt()
+        self._start = {colour: self.object_position(colour) for colour in COLOURS}
 
     def step(self, positions: FloatArray, velocities: FloatArray) -> None:
         """Advance `TIMESTEP_NS` while the servos follow `positions` [J] rad (m) at `velocities` [J] rad/s (m/s)."""
         self.data.ctrl[:] = positions + self._feedforward_s * velocities
         mujoco.mj_step(self.model, self.data)
+        self._moved = True
+        self._steps += 1
+        if self._steps % _LOOK_STEPS == 0:
+            self._look()
 
     def joint_state(self) -> tuple[FloatArray, FloatArray]:
         """Positions [J] rad (m) and velocities [J] rad/s (m/s), in the order of `panda.JOINT_NAMES`."""
@@ -171,6 +251,7 @@ class Scene:
                 self._renderer = mujoco.Renderer(self.model, size, size)
             except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
                 raise NoRendererError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from None
+        self._refresh()
         answer = {}
         for camera in CAMERAS:
             self._renderer.update_scene(self.data, camera)
@@ -179,6 +260,7 @@ class Scene:
 
     def project(self, camera: str, points: FloatArray) -> FloatArray:
         """Where points [P, 3] m appear: column and row [P, 2] as fractions of the image; nan behind the camera."""
+        self._refresh()
         view = self.data.camera(camera)
         local = (points - view.xpos) @ view.xmat.reshape(3, 3)  # x right, y up, looking along -z
         scale = 2 * np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2)
@@ -187,29 +269,33 @@ class Scene:
 
     def tool_pose(self) -> tuple[FloatArray, FloatArray]:
         """Tool centre point [3] m and rotation [3, 3] in the base frame."""
+        self._refresh()
         return self.data.site_xpos[self._tool].copy(), self.data.site_xmat[self._tool].reshape(3, 3).copy()
 
-    def cube_position(self, colour: str) -> FloatArray:
-        """Centre of a cube [3] m."""
-        address = self._cube_qpos[colour]
+    def object_position(self, colour: str) -> FloatArray:
+        """Centre of an object [3] m."""
+        address = self._object_qpos[colour]
         position: FloatArray = self.data.qpos[address : address + 3].copy()
         return position
 
-    def cube_yaw_rad(self, colour: str) -> float:
-        """Yaw of a cube about the vertical."""
-        w, _, _, z = self.data.qpos[self._cube_qpos[colour] + 3 : self._cube_qpos[colour] + 7]
+    def object_yaw_rad(self, colour: str) -> float:
+        """Yaw of an object about the vertical."""
+        w, _, _, z = self._quaternion(colour)
         return float(2 * np.arctan2(z, w))
 
-    def bin_position(self) -> FloatArray:
-        """Centre of the bin's floor [3] m."""
-        position: FloatArray = self.data.mocap_pos[0].copy()
+    def receptacle_position(self) -> FloatArray:
+        """Centre of the bin's or the socket's foot [3] m."""
+        position: FloatArray = self.data.mocap_pos[self._receptacle].copy()
         return position
 
+    def destination_position(self) -> FloatArray:
+        """Centre of the cube below if the task is to stack, else of the receptacle's foot [3] m."""
+        onto = self.task.onto
+        return self.receptacle_position() if onto is None else self.object_position(onto)
+
     def held(self, colour: str) -> bool:
-        """Whether both fingers touch this cube."""
-        cube = self.model.geom(colour).id
-        touched = {pad for pair in self.data.contact.geom if cube in pair for pad in self._pads.intersection(pair)}
-        return touched == self._pads
+        """Whether both fingers touch this object."""
+        return self._touching(colour) == self._pads
 
     @property
     def task(self) -> Task:
@@ -218,9 +304,68 @@ class Scene:
 
     @property
     def success(self) -> bool:
-        """Whether the instruction is fulfilled now: the cube lifted in the gripper, or released inside the bin."""
-        cube = self.cube_position(self.task.colour)
-        if not self.task.into_bin:
-            return bool(cube[2] > LIFTED_M) and self.held(self.task.colour)
-        inside = np.abs(cube[:2] - self.bin_position()[:2]) < np.array(BIN_HALF_M)
-        return bool(inside.all() and cube[2] < BIN_WALL_M) and not self.held(self.task.colour)
+        """Whether the instruction is fulfilled now: the object lifted in the gripper, or let go where it belongs."""
+        task = self.task
+        position = self.object_position(task.colour)
+        if task.family not in PLACES:
+            return bool(position[2] > LIFTED_M) and self.held(task.colour)
+        place = PLACES[task.family]
+        return (
+            place.holds(position - self.destination_position())
+            and not (place.upright and self._tilt_rad(task.colour) > UPRIGHT_RAD)
+            and not self._touching(task.colour)
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether the episode cannot succeed any more by rule.
+
+        The named object was dropped, or let go at a wrong place; or it was pushed or tilted before it was held; or the
+        cube that it shall stand on was pushed; or the gripper closed on nothing.
+        """
+        return self._attempt.failed
+
+    @property
+    def _receptacle(self) -> int:
+        """Index of the mocap body on the table."""
+        return int(self.model.body("socket" if self.task.family == "insert" else "bin").mocapid[0])
+
+    def _refresh(self) -> None:
+        """Bring poses and contacts to the present joint state: mj_step leaves those of the state before."""
+        if self._moved:
+            mujoco.mj_fwdPosition(self.model, self.data)
+            self._moved = False
+
+    def _touching(self, colour: str) -> set[int]:
+        """Which pads touch this object."""
+        self._refresh()
+        geom = self.model.geom(colour).id
+        return {pad for pair in self.data.contact.geom if geom in pair for pad in self._pads.intersection(pair)}
+
+    def _quaternion(self, colour: str) -> FloatArray:
+        address = self._object_qpos[colour]
+        quaternion: FloatArray = self.data.qpos[address + 3 : address + 7]
+        return quaternion
+
+    def _tilt_rad(self, colour: str) -> float:
+        """Angle between the vertical and the object's own."""
+        _, x, y, _ = self._quaternion(colour)
+        return float(np.arccos(np.clip(1 - 2 * (x * x + y * y), -1, 1)))
+
+    def _pushed_m(self, colour: str) -> float:
+        return float(np.linalg.norm((self.object_position(colour) - self._start[colour])[:2]))
+
+    def _look(self) -> None:
+        """Let the attempt be judged."""
+        colour, onto = self.task.colour, self.task.onto
+        held = self.held(colour)
+        moved = not self._attempt.was_held and (
+            self._pushed_m(colour) > PUSHED_M or self._tilt_rad(colour) > TILTED_RAD
+        )
+        self._attempt.look(
+            self._steps * TIMESTEP_NS,
+            held=held,
+            success=self.success,
+            disturbed=moved or (onto is not None and self._pushed_m(onto) > PUSHED_M),
+            empty=bool(self.data.qpos[self._qpos[-1]] < EMPTY_M),
+        )
