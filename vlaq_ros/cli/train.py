@@ -5,6 +5,7 @@ An interrupted run goes on where it last saved itself: give the same command aga
 Examples:
   vlaq train --out out/policy
   vlaq train --out out/short --episodes 200 --steps 600 --action-space end_effector
+  vlaq train --out out/finer --init models/tabletop_pi0 --vision-steps 100 --steps 1400
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episodes", type=whole_number(1, 100_000), default=1400, help="demonstrations (1400)")
     parser.add_argument("--action-space", choices=ACTION_SPACES, default="joint", help="of the chunks (joint)")
-    parser.add_argument("--vision-steps", type=whole_number(1, 10**6), default=300, help="the vision tower alone (300)")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="begin from these weights in place of a fresh network; words that it does not know start fresh, and "
+        "means and deviations are those of the demonstrations",
+    )
+    parser.add_argument(
+        "--vision-steps", type=whole_number(0, 10**6), default=300, help="the vision tower alone, first (300)"
+    )
     parser.add_argument("--steps", type=whole_number(1, 10**6), default=1500, help="of the whole policy (1500)")
     parser.add_argument("--processes", type=whole_number(1, 64), default=2, help="of one thread each (2)")
     parser.add_argument("--seed", type=whole_number(0, 2**31), default=0, help="of initialisation and batches (0)")
@@ -51,11 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = training.Recipe(
         action_space=ActionSpace(arguments.action_space),
         episodes=arguments.episodes,
+        init=arguments.init,
         vision_steps=arguments.vision_steps,
         steps=arguments.steps,
         processes=arguments.processes,
         seed=arguments.seed,
     )
+    training.check(arguments.out, recipe)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}")) as bar:
         recording = bar.add_task("demonstrations", total=arguments.episodes, note="")
@@ -67,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         task = bar.add_task("training", total=recipe.vision_steps + recipe.steps, note="")
 
         def report(progress: training.Progress) -> None:
-            note = f"object {progress.object_error_m * 100:.1f} cm, {progress.frames_per_s:.0f} frames/s"
-            bar.update(task, completed=progress.step, note=note)
+            knows = "" if progress.object_error_m is None else f"object {progress.object_error_m * 100:.1f} cm, "
+            bar.update(task, completed=progress.step, note=f"{knows}{progress.frames_per_s:.0f} frames/s")
 
         training.train(arguments.demos, arguments.out, recipe, report)
 

@@ -13,11 +13,13 @@ from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import prompt_ids
 from vlaq_ros.sim import network
-from vlaq_ros.sim.guidance import Labels
-from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
+from vlaq_ros.sim.guidance import RECEPTACLE, Labels
+from vlaq_ros.sim.scene import CAMERAS, COLOURS, FAMILIES, TASKS
 
 HELD_OUT = 40  # frames come from this share of the episodes, 1 in HELD_OUT, never trained on
-_COLOUR_OF_TASK = torch.tensor([list(COLOURS).index(task.colour) for task in TASKS.values()])
+_INDEX = {None: RECEPTACLE} | {colour: index for index, colour in enumerate(COLOURS)}
+_NAMED_BY_TASK = torch.tensor([[_INDEX[task.colour], _INDEX[task.onto]] for task in TASKS.values()])
+_FAMILY_OF_TASK = torch.tensor([FAMILIES.index(task.family) for task in TASKS.values()])
 
 
 class Frames:
@@ -29,13 +31,16 @@ class Frames:
         tokenizer: of the policy.
 
     Attributes:
+        spec: as given.
         training, held_out: rows; those of one episode are all in one of them.
     """
 
     def __init__(self, frames: dict[str, np.ndarray], spec: PolicySpec, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.spec = spec
         self._images = torch.from_numpy(frames["images"])  # [N, C, H, W, 3] uint8
         self._pixels = torch.from_numpy(frames["pixels"])
         self._relative = torch.from_numpy(frames["relative"])
+        self._turn = torch.from_numpy(frames["turn"])
         self._task = torch.from_numpy(frames["instruction"].astype(np.int64))
         actions = frames[spec.action_space.value]
         self._state = _normalised(frames["state"], spec.state_mean, spec.state_std)
@@ -44,6 +49,12 @@ class Frames:
         self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, spec.text_length) for text in TASKS])
         held_out = torch.from_numpy(frames["seed"] % HELD_OUT == 0)
         self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
+        family = _FAMILY_OF_TASK[self._task[self.training]]
+        self._weights = 1 / family.bincount()[family].float()  # of the frames for training
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw rows [count] for training: every family is as frequent, however long its episodes are."""
+        return self.training[self._weights.multinomial(count, replacement=True, generator=generator)]
 
     def batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
         """Take frames; with a generator, their colours and states are disturbed."""
@@ -55,7 +66,7 @@ class Frames:
             images = ((images + 1) * gain - 1 + shift).clamp(-1, 1)
             state = state + 0.02 * torch.randn(state.shape, generator=generator)
         task = self._task[rows]
-        labels = Labels(self._pixels[rows], _COLOUR_OF_TASK[task], self._relative[rows])
+        labels = Labels(self._pixels[rows], _NAMED_BY_TASK[task], self._relative[rows], self._turn[rows])
         return Batch(images, self._prompts[task], state, self._actions[rows], labels)
 
 

@@ -16,12 +16,13 @@ from vlaq_ros.sim.network import GRID, WIDTH
 from vlaq_ros.sim.scene import CAMERAS, COLOURS
 
 SUBCELLS = 4  # a patch is localised in SUBCELLS x SUBCELLS parts
-OBJECTS = len(COLOURS) + 1  # the cubes and the bin
-BIN = OBJECTS - 1
+OBJECTS = len(COLOURS) + 1  # those to take, and the bin or socket
+RECEPTACLE = OBJECTS - 1
 TOKENS = GRID * GRID  # of one camera
 GUIDED_LAYERS = (2, 3)  # of the language model, by their inputs
 ATTENDING_LAYERS = (1, 2)  # of the action expert
 RELATIVE_SCALE_M = 0.1
+TURN_SCALE_RAD = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,9 @@ class Labels:
     """Where things are in a batch of B frames."""
 
     pixels: Tensor  # [B, C, OBJECTS, 2] column and row as fractions of the image, nan behind the camera
-    target: Tensor  # [B] the object that the instruction names
-    relative: Tensor  # [B, 2, 3] that object and the bin from the tool, m
+    named: Tensor  # [B, 2] which of them to take, and which is its destination
+    relative: Tensor  # [B, 2, 3] those two from the tool, m
+    turn: Tensor  # [B] about the vertical, that the tool has still to turn, rad
 
     @property
     def visible(self) -> Tensor:
@@ -42,10 +44,9 @@ class Labels:
         cell = (self.pixels.nan_to_num(0).clamp(0, 0.9999) * per_side).long()
         return cell[..., 1] * per_side + cell[..., 0]
 
-    def of_target(self, values: Tensor) -> Tensor:
-        """Pick the target's entry of [B, C, OBJECTS]: [B, C]."""
-        index = self.target[:, None, None].expand(-1, values.shape[1], 1)
-        return values.gather(2, index)[..., 0]
+    def of_named(self, values: Tensor) -> Tensor:
+        """Pick the entries of the object to take and of its destination from [B, C, OBJECTS]: [B, C, 2]."""
+        return values.gather(2, self.named[:, None].expand(-1, values.shape[1], -1))
 
 
 class Guidance(nn.Module):
@@ -54,9 +55,9 @@ class Guidance(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.place = nn.Linear(WIDTH, OBJECTS * SUBCELLS**2)
-        self.find = nn.ModuleList(nn.Linear(WIDTH, 1) for _ in GUIDED_LAYERS)
+        self.find = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in GUIDED_LAYERS)
         self.locate = nn.ModuleList(nn.Linear(WIDTH, 2) for _ in (0, *GUIDED_LAYERS))
-        self.reach = nn.Linear(WIDTH, 6)
+        self.reach = nn.Linear(WIDTH, 7)
 
     def vision(self, tokens: Tensor, labels: Labels) -> Tensor:
         """Every object's sub-cell and coordinate from the image tokens [B, C * TOKENS, WIDTH]."""
@@ -71,19 +72,19 @@ class Guidance(nn.Module):
         return 0.2 * placed + 0.3 * self._coordinates(tokens, 0, labels)
 
     def language(self, layer_inputs: list[Tensor], labels: Labels) -> Tensor:
-        """The named object's cell and every coordinate from the language model's layers [B, tokens, WIDTH]."""
+        """The named objects' cells and every coordinate from the language model's layers [B, tokens, WIDTH]."""
         total = torch.zeros(())
-        visible = labels.of_target(labels.visible)
-        cell = labels.of_target(labels.cells(GRID))
+        visible = labels.of_named(labels.visible)
+        cells = labels.of_named(labels.cells(GRID))
         for i, layer in enumerate(GUIDED_LAYERS):
             tokens = layer_inputs[layer][:, : len(CAMERAS) * TOKENS]
-            logits = self.find[i](tokens)[..., 0].unflatten(1, (len(CAMERAS), TOKENS))
-            total = total + 0.1 * cross_entropy(logits[visible], cell[visible])
+            logits = self.find[i](tokens).unflatten(1, (len(CAMERAS), TOKENS)).transpose(2, 3)  # [B, C, 2, TOKENS]
+            total = total + 0.2 * cross_entropy(logits[visible], cells[visible])
             total = total + 0.3 * self._coordinates(tokens, 1 + i, labels)
         return total
 
     def expert(self, state_output: Tensor, looks: list[Tensor], labels: Labels) -> tuple[Tensor, Tensor]:
-        """What the state token looks at, and the way to the object and to the bin that it must know.
+        """What the state token looks at, and the way to the object and its destination that it must know.
 
         Args:
             state_output: [B, WIDTH], the expert's last output at the state token.
@@ -91,19 +92,21 @@ class Guidance(nn.Module):
             labels: where things are.
 
         Returns:
-            The loss, and the mean distance error [2] m of the object and of the bin.
+            The loss, and mean errors [3]: distances of the object and of its destination, m, and the turn, rad.
         """
-        visible = torch.stack([*labels.of_target(labels.visible).unbind(1), labels.visible[:, 0, BIN]], 1)
-        cells = labels.cells(GRID)
-        target = labels.of_target(cells)
-        keys = torch.stack([target[:, 0], TOKENS + target[:, 1], cells[:, 0, BIN]], 1)  # [B, 3], one head each
+        offset = torch.arange(len(CAMERAS))[:, None] * TOKENS
+        seen = (labels.of_named(labels.visible), labels.of_named(labels.cells(GRID)) + offset)
+        # One head each: the object in the front image, in the wrist image, its destination in the front image.
+        visible, keys = (torch.stack([part[:, 0, 0], part[:, 1, 0], part[:, 0, 1]], 1) for part in seen)
         total = torch.zeros(())
         for layer in ATTENDING_LAYERS:
             total = total + 0.1 * cross_entropy(looks[layer][:, :3][visible], keys[visible])
-        relative = self.reach(state_output).unflatten(1, (2, 3)) * RELATIVE_SCALE_M
-        error = relative - labels.relative
-        pose = smooth_l1_loss(relative / RELATIVE_SCALE_M, labels.relative / RELATIVE_SCALE_M, beta=0.1)
-        return total + 4 * pose, error.detach().norm(dim=-1).mean(0)
+        reached = self.reach(state_output)
+        truth = torch.cat([labels.relative.flatten(1) / RELATIVE_SCALE_M, labels.turn[:, None] / TURN_SCALE_RAD], 1)
+        off = (reached - truth).detach()
+        distance = RELATIVE_SCALE_M * off[:, :6].unflatten(1, (2, 3)).norm(dim=-1)
+        errors = torch.cat([distance, TURN_SCALE_RAD * off[:, 6:].abs()], 1).mean(0)
+        return total + 4 * smooth_l1_loss(reached, truth, beta=0.1), errors
 
     def _coordinates(self, tokens: Tensor, head: int, labels: Labels) -> Tensor:
         """Each visible object's coordinate, read linearly from the token at its cell."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PI0Config, PI0ForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from vlaq_ros.policy.tokenizer import IMAGE_TOKEN
+from vlaq_ros.errors import VlaqError
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.tokenizer import IMAGE_TOKEN, load_tokenizer
 from vlaq_ros.sim.demonstrations import CHUNK_STEPS
 
 WIDTH = 128
@@ -20,6 +23,17 @@ PATCH_PX = 12
 IMAGE_PX = 96
 GRID = IMAGE_PX // PATCH_PX  # tokens along a side of an image
 DENOISING_STEPS = 8
+
+
+class OtherNetworkError(VlaqError):
+    """A checkpoint to begin from is of another network."""
+
+    def __init__(self, directory: Path, tensor: str, got: tuple[int, ...] | None, expected: tuple[int, ...]) -> None:
+        found = "missing" if got is None else f"of shape {got}"
+        super().__init__(
+            f"checkpoint {str(directory)!r} is of another network: {tensor} is {found}, expected shape {expected}; "
+            "begin from one that vlaq train left, of the same --action-space"
+        )
 
 
 def build(tokenizer: PreTrainedTokenizerFast, state_size: int, action_size: int) -> PI0ForConditionalGeneration:
@@ -74,6 +88,31 @@ def build(tokenizer: PreTrainedTokenizerFast, state_size: int, action_size: int)
             elif isinstance(module, nn.Embedding) and module.num_embeddings == len(tokenizer):
                 nn.init.normal_(module.weight, std=WIDTH**-0.5)  # of unit size once Gemma has scaled it by sqrt(WIDTH)
     return network
+
+
+@torch.no_grad()
+def adopt(network: PI0ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, source: Checkpoint) -> None:
+    """Give a network the weights of a checkpoint, word by word where they belong to words.
+
+    Words that the checkpoint does not know, and what the network learns of its data (`PolicySpec`), stay as they are.
+
+    Raises:
+        OtherNetworkError: a tensor is missing or has another shape.
+        CorruptModelError: a tensor cannot be read.
+    """
+    known = load_tokenizer(source.directory).get_vocab()
+    rows = [(row, known[word]) for word, row in tokenizer.get_vocab().items() if word in known]
+    here, there = (list(part) for part in zip(*rows, strict=True))
+    for name, parameter in network.named_parameters():
+        tensor = source.tensor(name) if name in source.places else None
+        of_words = name.endswith("embed_tokens.weight")
+        if tensor is None or tensor.shape[of_words:] != parameter.shape[of_words:]:
+            got = None if tensor is None else tuple(tensor.shape)
+            raise OtherNetworkError(source.directory, name, got, tuple(parameter.shape))
+        if of_words:
+            parameter[here] = tensor[there].to(parameter.dtype)
+        else:
+            parameter.copy_(tensor)
 
 
 @contextmanager

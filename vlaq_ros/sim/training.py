@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ from transformers.models.gemma.modeling_gemma import GemmaDecoderLayer, apply_ro
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.motion import motion_scales
 from vlaq_ros.datatypes import ActionSpace, FloatArray
-from vlaq_ros.errors import VlaqError
+from vlaq_ros.errors import OutputExistsError, VlaqError
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.description import CONFIG_FILE
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text
 from vlaq_ros.sim import demonstrations, network, panda
-from vlaq_ros.sim.frames import Batch, Frames
+from vlaq_ros.sim.frames import HELD_OUT, Batch, Frames
 from vlaq_ros.sim.guidance import Guidance
 from vlaq_ros.sim.prefix import Prefix, remember
 from vlaq_ros.sim.scene import CAMERAS, TASKS
@@ -39,6 +41,8 @@ MOTION_PERIOD_S = 0.1  # of the kinematic monitor: long enough that encoder nois
 FINE_THRESHOLD = 0.5  # of S, until it is measured on the policy's own motion
 REPORT_EVERY = 50
 CHECKPOINT_EVERY = 200
+LOG_FILE = "log.jsonl"
+CHECKPOINT_FILE = "checkpoint.pt"  # of the run: beside the policy, what an interrupted run goes on with
 
 
 class NoDemonstrationsError(VlaqError):
@@ -46,6 +50,16 @@ class NoDemonstrationsError(VlaqError):
 
     def __init__(self, shard: Path) -> None:
         super().__init__(f"demonstrations {str(shard)!r} are missing; record them: vlaq train does so by itself")
+
+
+class TooFewDemonstrationsError(VlaqError):
+    """Training needs frames to learn from, and frames of other episodes to be judged on."""
+
+    def __init__(self, training: int, held_out: int) -> None:
+        super().__init__(
+            f"the demonstrations have {training} frames to train on and {held_out} frames of held-out episodes "
+            f"(1 in {HELD_OUT}), expected some of each; give more --episodes"
+        )
 
 
 class OtherRunError(VlaqError):
@@ -63,6 +77,7 @@ class Recipe:
 
     action_space: ActionSpace = ActionSpace.JOINT
     episodes: int = 1400
+    init: Path | None = None  # a checkpoint to begin from, in place of a fresh network
     vision_steps: int = 300  # first, the vision tower alone learns where objects are
     steps: int = 1500
     batch: int = 64  # of all processes together
@@ -70,16 +85,26 @@ class Recipe:
     processes: int = 2
     seed: int = 0
 
+    @property
+    def identity(self) -> str:
+        """What a resumed run must have in common with its beginning: weights to begin from count, not their place."""
+        init = None if self.init is None else Checkpoint.open(self.init).sha256
+        return json.dumps(asdict(replace(self, init=None)) | {"init": init})
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of the log: running means since the last one."""
+    """One line of the log: means of the losses since the last one, and what held-out frames say.
+
+    The errors are of what the state token knows; in the vision stage it is not yet taught, and they are None.
+    """
 
     step: int
     steps: int
     losses: dict[str, float]
-    object_error_m: float  # on held-out frames: the asked-for cube from the tool, as the state token knows it
-    bin_error_m: float
+    object_error_m: float | None  # of the way from the tool to the object to take
+    destination_error_m: float | None  # and to the cube below, or the bin or socket
+    turn_error_rad: float | None
     frames_per_s: float
     seconds: float
 
@@ -91,13 +116,13 @@ def _losses(
     generator: torch.Generator,
     *,
     vision_only: bool,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Every loss of a batch, and the distance error [2] m that the state token makes."""
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Every loss of a batch and, where it is taught, the errors [3] that the state token makes (`Guidance.expert`)."""
     cameras = torch.ones(batch.images.shape[:2], dtype=torch.bool)
     prompt = policy.model.embed_prefix(batch.prompts, batch.images, cameras)
     losses = {"vision": guidance.vision(prompt[:, : len(CAMERAS) * network.GRID**2], batch.labels)}
     if vision_only:
-        return losses, torch.full((2,), torch.nan)
+        return losses, None
 
     prefix = Prefix()
     layer_inputs = remember(policy.model.vlm.language_model, prompt, prefix)
@@ -114,8 +139,8 @@ def _losses(
     suffix = torch.cat([embedded[::DRAWS, :1], embedded[:, 1:].reshape(size, DRAWS * steps, -1)], 1)
     output, looks = _expert(policy, prefix, suffix, steps)
     losses["flow"] = mse_loss(policy.action_out_proj(output[:, 1:]).reshape(noise.shape), noise - actions)
-    losses["expert"], error = guidance.expert(output[:, 0], looks, batch.labels)
-    return losses, error
+    losses["expert"], errors = guidance.expert(output[:, 0], looks, batch.labels)
+    return losses, errors
 
 
 def _expert(
@@ -169,58 +194,85 @@ def spec_of(frames: dict[str, np.ndarray], episodes: list[FloatArray], recipe: R
     )
 
 
+def check(out: Path, recipe: Recipe) -> None:
+    """Find out whether a run can be, before hours go into its demonstrations.
+
+    Raises:
+        OutputExistsError: `out` is a file, or holds a model that is no run's.
+        OtherRunError: `out` holds a run of another recipe.
+        ModelNotFoundError, FormatVersionError, UnknownKeyError, CorruptModelError: `recipe.init` is no checkpoint.
+    """
+    for path in (out, *out.parents):
+        if path.is_file():
+            raise OutputExistsError(path)
+    identity = recipe.identity
+    if (out / CHECKPOINT_FILE).is_file():
+        if torch.load(out / CHECKPOINT_FILE, weights_only=True, mmap=True)["recipe"] != identity:
+            raise OtherRunError(out)
+    elif (out / CONFIG_FILE).is_file():
+        raise OutputExistsError(out)
+
+
 def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None]) -> None:
     """Train and leave a checkpoint in `out`; an interrupted run with the same recipe goes on where it saved itself.
 
     Raises:
         NoDemonstrationsError: `demos` lacks a shard of the recipe's episodes.
-        OtherRunError: `out` holds a run of another recipe.
+        TooFewDemonstrationsError: they leave nothing to train on, or nothing to be judged on.
+        OtherNetworkError: `recipe.init` is of another network.
+        VlaqError: what `check` finds.
     """
-    if missing := [path for path in demonstrations.plan(demos, recipe.episodes) if not path.is_file()]:
+    check(out, recipe)
+    shards = demonstrations.plan(demos, recipe.episodes)
+    if missing := [path for path in shards if not path.is_file()]:
         raise NoDemonstrationsError(missing[0])
+    raw, episodes = demonstrations.load(shards)
+    tokenizer = build_tokenizer(TASKS)
+    frames = Frames(raw, spec_of(raw, episodes, recipe, longest_text(tokenizer, TASKS)), tokenizer)
+    if not (len(frames.training) and len(frames.held_out)):
+        raise TooFewDemonstrationsError(len(frames.training), len(frames.held_out))
     out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(20000 + os.getpid() % 20000))
-    workers = spawn(_work, (demos, out, recipe, None), recipe.processes - 1, join=False)
+    # The frames' tensors go into shared memory: they are many, and no process changes them.
+    workers = spawn(_work, (frames, out, recipe, None), recipe.processes - 1, join=False)
     try:
-        _work(-1, demos, out, recipe, report)
+        _work(-1, frames, out, recipe, report)
     finally:
         workers.join(timeout=1)
         for process in workers.processes:
             process.terminate()
 
 
-def _work(index: int, demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], None] | None) -> None:
+def _work(index: int, frames: Frames, out: Path, recipe: Recipe, report: Callable[[Progress], None] | None) -> None:
     """One process: rank 0 (the caller's own) reports, saves the run and exports the policy."""
     rank = index + 1
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=recipe.processes)
     try:
-        _Run(demos, out, recipe, rank).go(report)
+        _Run(frames, out, recipe, rank).go(report)
     finally:
         distributed.destroy_process_group()
 
 
 class _Run:
-    def __init__(self, demos: Path, out: Path, recipe: Recipe, rank: int) -> None:
-        frames, episodes = demonstrations.load(demonstrations.plan(demos, recipe.episodes))
+    def __init__(self, frames: Frames, out: Path, recipe: Recipe, rank: int) -> None:
+        self._frames, self._out, self._recipe, self._rank = frames, out, recipe, rank
+        self._identity = recipe.identity
         self._tokenizer = build_tokenizer(TASKS)
-        self._spec = spec_of(frames, episodes, recipe, longest_text(self._tokenizer, TASKS))
-        self._frames = Frames(frames, self._spec, self._tokenizer)
         torch.manual_seed(recipe.seed)
-        self._policy = network.build(self._tokenizer, len(self._spec.joint_names), self._spec.action_mean.shape[1])
+        self._policy = network.build(self._tokenizer, len(frames.spec.joint_names), frames.spec.action_mean.shape[1])
+        if recipe.init is not None:
+            network.adopt(self._policy, self._tokenizer, Checkpoint.open(recipe.init))
         self._guidance = Guidance()
         self._parameters = [*self._policy.parameters(), *self._guidance.parameters()]
         self._optimizer = torch.optim.AdamW(
             self._parameters, recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
         )
-        self._recipe, self._out, self._rank = recipe, out, rank
         self._step = 0
-        self._checkpoint = out / "checkpoint.pt"
+        self._checkpoint = out / CHECKPOINT_FILE
         if self._checkpoint.is_file():
             saved = torch.load(self._checkpoint, weights_only=True)
-            if saved["recipe"] != _identity(recipe):
-                raise OtherRunError(out)
             self._policy.load_state_dict(saved["policy"])
             self._guidance.load_state_dict(saved["guidance"])
             self._optimizer.load_state_dict(saved["optimizer"])
@@ -228,28 +280,37 @@ class _Run:
 
     def go(self, report: Callable[[Progress], None] | None) -> None:
         recipe, total = self._recipe, self._recipe.vision_steps + self._recipe.steps
+        if self._rank == 0:
+            self._cut_log()
         start = since = time.monotonic()
-        sums: dict[str, float] = {}
+        losses: list[dict[str, float]] = []  # since the last report
         while self._step < total:
             generator = torch.Generator().manual_seed(hash((recipe.seed, self._rank, self._step)) % 2**63)
-            rows = torch.randint(len(self._frames.training), (recipe.batch // recipe.processes,), generator=generator)
-            batch = self._frames.batch(self._frames.training[rows], generator)
-            losses, _ = _losses(
+            rows = self._frames.draw(recipe.batch // recipe.processes, generator)
+            batch = self._frames.batch(rows, generator)
+            found, _ = _losses(
                 self._policy, self._guidance, batch, generator, vision_only=self._step < recipe.vision_steps
             )
-            self._update(torch.stack(list(losses.values())).sum())
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.item()
+            self._update(torch.stack(list(found.values())).sum())
+            losses.append({name: loss.item() for name, loss in found.items()})
             self._step += 1
             if self._step % REPORT_EVERY == 0 and report is not None:
                 now = time.monotonic()
-                means = {name: value / REPORT_EVERY for name, value in sums.items()}
-                frames_per_s = REPORT_EVERY * recipe.batch / (now - since)
-                progress = Progress(self._step, total, means, *self._held_out_error(), frames_per_s, now - start)
-                with (self._out / "log.jsonl").open("a", encoding="utf-8") as log:
-                    log.write(json.dumps(asdict(progress)) + "\n")
+                object_m, destination_m, turn_rad = self._held_out_errors()
+                progress = Progress(
+                    step=self._step,
+                    steps=total,
+                    losses=_means(losses),
+                    object_error_m=object_m,
+                    destination_error_m=destination_m,
+                    turn_error_rad=turn_rad,
+                    frames_per_s=len(losses) * recipe.batch / (now - since),
+                    seconds=now - start,
+                )
+                with (self._out / LOG_FILE).open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(asdict(progress), allow_nan=False) + "\n")
                 report(progress)
-                sums, since = {}, time.monotonic()
+                losses, since = [], time.monotonic()
             if self._rank == 0 and (self._step % CHECKPOINT_EVERY == 0 or self._step == total):
                 self._save()
 
@@ -272,25 +333,34 @@ class _Run:
             gradient.copy_(part.view_as(gradient))
         self._optimizer.step()
 
+    def _cut_log(self) -> None:
+        """Forget the lines of steps that were lost with an interrupted run: they come again."""
+        log = self._out / LOG_FILE
+        if log.is_file():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            log.write_text("".join(lines[: self._step // REPORT_EVERY]), encoding="utf-8")
+
     @torch.no_grad()
-    def _held_out_error(self) -> tuple[float, float]:
+    def _held_out_errors(self) -> tuple[float, float, float] | tuple[None, None, None]:
         rows = self._frames.held_out[:: max(1, len(self._frames.held_out) // 128)]
-        batch = self._frames.batch(rows, None)
-        _, error = _losses(
+        _, errors = _losses(
             self._policy,
             self._guidance,
-            batch,
+            self._frames.batch(rows, None),
             torch.Generator().manual_seed(0),
             vision_only=self._step <= self._recipe.vision_steps,
         )
-        return float(error[0]), float(error[1])
+        if errors is None:
+            return None, None, None
+        object_m, destination_m, turn_rad = errors.tolist()
+        return object_m, destination_m, turn_rad
 
     def _save(self) -> None:
         """Save the run, and the policy as a checkpoint that can already be tried."""
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(
             {
-                "recipe": _identity(self._recipe),
+                "recipe": self._identity,
                 "policy": self._policy.state_dict(),
                 "guidance": self._guidance.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
@@ -303,8 +373,10 @@ class _Run:
         with network.quiet():
             self._policy.save_pretrained(self._out, state_dict=halves)
         self._tokenizer.save_pretrained(self._out)
-        self._spec.save(self._out)
+        self._frames.spec.save(self._out)
 
 
-def _identity(recipe: Recipe) -> str:
-    return json.dumps(asdict(recipe))
+def _means(losses: list[dict[str, float]]) -> dict[str, float]:
+    """Every loss's mean over the steps that had it."""
+    names = {name: None for step in losses for name in step}
+    return {name: float(np.mean([step[name] for step in losses if name in step])) for name in names}
