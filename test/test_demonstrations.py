@@ -12,9 +12,10 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.sim import demonstrations, expert, panda
 from vlaq_ros.sim.demonstrations import CHUNK_STEPS, FIELDS, FRAME_STEPS, STEP_S, plan
-from vlaq_ros.sim.scene import CAMERAS, COLOURS, CUBE_HALF_M, TASKS, Scene
+from vlaq_ros.sim.robot import SimRobot
+from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS, Scene
 
-EPISODES = 6  # one of each task
+EPISODES = len(TASKS)  # one of each
 
 
 def record(base: Path) -> Path:
@@ -75,7 +76,7 @@ def test_an_episode_is_one_seed_and_its_task(frames: dict[str, np.ndarray], epis
 def test_a_seed_gives_the_same_arrays_in_another_process(
     frames: dict[str, np.ndarray], episodes: list[FloatArray]
 ) -> None:
-    for seed in (3, 3, 4):
+    for seed in (3, 3, 7, 16):
         again = demonstrations.demonstrate(seed, list(TASKS)[seed])
         assert again is not None
         np.testing.assert_array_equal(again.joints, episodes[seed])
@@ -114,14 +115,35 @@ def test_labels_of_place_agree_with_each_other(
     tools, _ = kinematics.forward(frames["state"].astype(np.float64))
     front = CAMERAS.index("front")  # it does not move
     tasks = list(TASKS.values())
+    order = [*COLOURS, None]  # of the labelled objects; the last is the receptacle
+    assert frames["relative"].shape[0] == len(tools)
     for i, tool in enumerate(tools):
-        colour = list(COLOURS).index(tasks[frames["instruction"][i]].colour)
-        cube, bin_ = tool + frames["relative"][i]
-        assert cube[2] > CUBE_HALF_M - 2e-3
-        # MuJoCo's poses are those of the last step's beginning: 4 ms at 0.3 m/s behind the joints
-        assert bin_[2] == pytest.approx(0, abs=1.5e-3)
-        seen = frames["pixels"][i, front, [colour, len(COLOURS)]]
-        np.testing.assert_allclose(scene.project("front", np.array([cube, bin_])), seen, atol=2e-3)
+        task = tasks[frames["instruction"][i]]
+        taken, destination = tool + frames["relative"][i]
+        assert taken[2] > 0.018  # on the table, or higher
+        assert destination[2] == pytest.approx(0.022 if task.onto else 0, abs=2e-3)
+        seen = frames["pixels"][i, front, [order.index(task.colour), order.index(task.onto)]]
+        np.testing.assert_allclose(scene.project("front", np.array([taken, destination])), seen, atol=1e-5)
+
+
+def test_the_turn_is_what_the_expert_has_still_to_turn(
+    frames: dict[str, np.ndarray], kinematics: Kinematics, scene: Scene
+) -> None:
+    for seed in (0, 8, 12):  # their first frame shows the layout itself; 8 is a bar
+        scene.reset(seed, list(TASKS)[seed])
+        first = int((frames["seed"] == seed).argmax())
+        assert frames["turn"][first] == np.float32(expert.turn_rad(scene))
+    _, rotations = kinematics.forward(frames["state"].astype(np.float64))
+    square = ~np.isin(frames["instruction"], [k for k, task in enumerate(TASKS.values()) if task.family == "bar"])
+    yaws = np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0])
+    np.testing.assert_allclose(frames["turn"][square], -yaws[square], atol=1e-4)
+
+
+def test_an_episode_that_failed_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimRobot, "failed", property(lambda robot: robot.scene.data.time > 1))
+    assert demonstrations.demonstrate(0, "pick up the red cube") is None
+    robot, _ = demonstrations._arm()
+    assert robot.scene.data.time == pytest.approx(1, abs=0.1)  # it was not gone on with
 
 
 def test_an_episode_that_runs_out_of_time_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

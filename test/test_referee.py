@@ -1,4 +1,4 @@
-"""An episode ends when success has lasted or time is up, not before."""
+"""An episode ends when success has lasted, when it cannot come any more, or when time is up, not before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HELD = 3  # tenths of a second
 def end_of(successes: list[bool], limit: int) -> int:
     """Step, in tenths of a second, at which a referee ends this episode."""
     referee = Referee(start_ns=7, limit_s=limit / 10)
-    return next(k for k, success in enumerate(successes) if referee.over(success, 7 + k * TENTH_NS))
+    return next(k for k, success in enumerate(successes) if referee.over(success, False, 7 + k * TENTH_NS))
 
 
 def test_success_must_last() -> None:
@@ -33,5 +33,11 @@ def test_the_end_is_the_first_of_both_reasons(successes: list[bool], limit: int)
 
 
 def test_no_time_at_all_ends_at_once() -> None:
-    assert Referee(5, 0.0).over(False, 5)
-    assert not Referee(5, 1.0).over(True, 5)
+    assert Referee(5, 0.0).over(False, False, 5)
+    assert not Referee(5, 1.0).over(True, False, 5)
+
+
+def test_a_failure_ends_at_once() -> None:
+    referee = Referee(5, 1.0)
+    assert not referee.over(False, False, 6)
+    assert referee.over(False, True, 7)

@@ -276,7 +276,7 @@ def test_success_is_told_when_the_cube_lies_in_the_bin(monkeypatch: pytest.Monke
 
     until(lambda: told == [False])
     cube = scene.model.joint("red").qposadr[0]
-    scene.data.qpos[cube : cube + 3] = scene.bin_position() + np.array([0, 0, 0.03])
+    scene.data.qpos[cube : cube + 3] = scene.receptacle_position() + np.array([0, 0, 0.03])
     until(lambda: told == [False, True])
     scene.data.qpos[cube : cube + 3] = (0.5, 0.0, 0.03)
     until(lambda: told == [False, True, False])

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.sim import panda
-from vlaq_ros.sim.scene import CUBE_HALF_M, PEG_HALF_M, PLACES, Scene, Task
+from vlaq_ros.sim.scene import PLACES, Scene, Task
+from vlaq_ros.sim.world import CUBE_HALF_M, PEG_HALF_M
 
 GRASP_ABOVE_M = 0.002  # the tool above the object's centre
 GRASP_PEG_ABOVE_M = 0.017

@@ -17,6 +17,17 @@ from vlaq_ros.datatypes import FloatArray, ImageArray
 from vlaq_ros.errors import UnknownInstructionError, VlaqError
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.attempt import Attempt
+from vlaq_ros.sim.world import (
+    BAR_HALF_M,
+    BAR_HALF_WIDTHS_M,
+    BIN_HALF_M,
+    BIN_WALL_M,
+    CUBE_HALF_M,
+    OBJECT_KG,
+    PEG_HALF_M,
+    SOCKET_HALF_M,
+    mjcf,
+)
 
 
 class NoRendererError(VlaqError):
@@ -41,14 +52,6 @@ except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL without
 COLOURS = {"red": ".85 .12 .1 1", "green": ".1 .7 .15 1", "blue": ".12 .25 .9 1"}
 CAMERAS = ("front", "wrist")
 FAMILIES = ("lift", "bin", "bar", "stack", "insert")
-CUBE_HALF_M = 0.022
-BAR_HALF_M = (0.045, 0.022)  # length and height; the width is drawn
-BAR_HALF_WIDTHS_M = (0.0275, 0.030)
-PEG_HALF_M = (0.020, 0.020, 0.040)
-BIN_HALF_M = 0.085
-BIN_WALL_M = 0.05
-SOCKET_HALF_M = 0.026  # of its square hole
-SOCKET_WALL_M = 0.03
 LIFTED_M = 0.14  # an object this high is picked up
 PUSHED_M = 0.03  # an object that was moved this far, or tilted, without being held is lost
 TILTED_RAD = 0.5
@@ -57,9 +60,8 @@ YAWS_RAD = {"lift": 0.35, "bin": 0.35, "bar": 0.7, "stack": 0.35, "insert": 0.1}
 EMPTY_M = 0.014  # a finger this far in has nothing to hold
 TIMESTEP_NS = 4_000_000
 _LOOK_STEPS = 5  # the attempt is judged every 20 ms: contacts are costly
-_OBJECT_KG = 0.06
 _FINGERS_M = 0.069  # reach of the open fingers around the tool, with a margin
-_PARKED_M = (5.0, 0.0, -5.0)  # behind the front camera
+_PARKED_M = (5.0, 0.0, 5.0)  # behind both cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,67 +105,12 @@ PLACES = {
 }
 
 
-def _walls(middle_m: float, half_m: float, height_m: float, rgba: str) -> str:
-    """Four walls around a square, `middle_m` from its centre."""
-    wall = height_m / 2
-    length = middle_m + half_m
-    return "".join(
-        f'<geom class="object" type="box" size="{size} {wall}" pos="{pos} {wall}" rgba="{rgba}"/>'
-        for size, pos in (
-            (f"{length} {half_m}", f"0 {middle_m}"),
-            (f"{length} {half_m}", f"0 {-middle_m}"),
-            (f"{half_m} {middle_m - half_m}", f"{middle_m} 0"),
-            (f"{half_m} {middle_m - half_m}", f"{-middle_m} 0"),
-        )
-    )
-
-
 def _half_sizes(family: str, rng: np.random.Generator) -> FloatArray:
     """Half lengths of an object's sides [3] m; the fingers close along the second."""
     if family == "bar":
         length, height = BAR_HALF_M
         return np.array([length, rng.uniform(*BAR_HALF_WIDTHS_M), height])
     return np.array(PEG_HALF_M) if family == "insert" else np.full(3, CUBE_HALF_M)
-
-
-def _mjcf(image_size_px: int) -> str:
-    objects = "".join(  # compiled at the largest size, so that the collision bounds hold for every shape
-        f'<body name="{colour}" pos="0.5 0 0.045"><freejoint name="{colour}"/>'
-        f'<geom class="object" name="{colour}" type="box" size="0.045 0.045 0.045" mass="{_OBJECT_KG}" rgba="{rgba}"/>'
-        "</body>"
-        for colour, rgba in COLOURS.items()
-    )
-    floor = (
-        f'<geom class="object" type="box" size="{BIN_HALF_M} {BIN_HALF_M} 0.003" pos="0 0 0.003" rgba=".45 .33 .2 1"/>'
-    )
-    bin_geoms = floor + _walls(BIN_HALF_M, 0.004, BIN_WALL_M, ".62 .46 .28 1")
-    socket_geoms = _walls(SOCKET_HALF_M + 0.012, 0.012, SOCKET_WALL_M, ".9 .8 .15 1")
-    return f"""
-<mujoco>
-  <compiler angle="radian"/>
-  <option timestep="{TIMESTEP_NS * 1e-9:g}" integrator="implicitfast" cone="elliptic" impratio="10"/>
-  <visual><quality shadowsize="0" offsamples="4" numslices="14" numstacks="8"/><map znear="0.01"/>
-    <headlight ambient=".4 .4 .4" diffuse=".35 .35 .35" specular="0 0 0"/>
-    <global offwidth="{image_size_px}" offheight="{image_size_px}"/></visual>
-  <default>
-    <default class="arm"><geom contype="0" conaffinity="0" rgba=".82 .82 .85 1"/></default>
-    <default class="finger">
-      <geom contype="1" conaffinity="2" condim="4" friction="1.5 .02 .001" rgba=".2 .2 .22 1"/>
-    </default>
-    <default class="object"><geom contype="2" conaffinity="3" condim="4" friction="1 .02 .001"/></default>
-  </default>
-  <worldbody>
-    <light directional="true" pos="0.5 0 2" dir="0 0 -1" castshadow="false" diffuse=".5 .5 .5" specular="0 0 0"/>
-    <geom class="object" type="box" size="0.5 0.6 0.02" pos="0.55 0 -0.02" rgba=".5 .52 .55 1"/>
-    <camera name="front" pos="1.15 0 0.68" xyaxes="0 1 0 -0.6 0 0.8" fovy="58"/>
-    {panda.mjcf_body()}
-    {objects}
-    <body name="bin" mocap="true" pos="0.5 0.3 0">{bin_geoms}</body>
-    <body name="socket" mocap="true" pos="0.5 -0.3 0">{socket_geoms}</body>
-  </worldbody>
-  <equality><joint joint1="panda_finger_joint2" joint2="{panda.FINGER_JOINT}" solref="0.005 1"/></equality>
-  <actuator>{panda.mjcf_actuators()}</actuator>
-</mujoco>"""
 
 
 class Scene:
@@ -177,7 +124,7 @@ class Scene:
     """
 
     def __init__(self, image_size_px: int = 96) -> None:
-        self.model = mujoco.MjModel.from_xml_string(_mjcf(image_size_px))
+        self.model = mujoco.MjModel.from_xml_string(mjcf(COLOURS, TIMESTEP_NS * 1e-9, image_size_px))
         self.data = mujoco.MjData(self.model)
         self._image_size_px = image_size_px
         self._renderer: mujoco.Renderer | None = None
@@ -218,7 +165,7 @@ class Scene:
             address = self._object_qpos[colour]
             self.data.qpos[address : address + 7] = (*spot, size[2], np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
             self.model.geom(colour).size[:] = size
-            self.model.body(colour).inertia[:] = _OBJECT_KG / 3 * (size @ size - size**2)
+            self.model.body(colour).inertia[:] = OBJECT_KG / 3 * (size @ size - size**2)
         home = np.array([*panda.HOME_RAD, panda.FINGER_OPEN_M])
         home[:7] += rng.uniform(-0.12, 0.12, 7)
         self.data.qpos[self._qpos] = home
