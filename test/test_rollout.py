@@ -69,7 +69,9 @@ def scripted(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Expert:
     return scripted
 
 
-STILL = np.zeros((1, 8))
+def outcome(seed: int, instruction: str, success: bool, precisions: tuple[str, ...]) -> Outcome:
+    unused = np.zeros(len(precisions))
+    return Outcome(seed, instruction, success, precisions, unused, unused, np.zeros((1, 8)))
 
 
 def run(
@@ -131,7 +133,9 @@ def test_the_source_checkpoint_runs_alone(tiny_bundle: Path) -> None:
 
 def test_a_checkpoint_has_full_precision_and_no_other(tiny_checkpoint: Path) -> None:
     def play_one(precision: str) -> list[Outcome]:
-        return parallel._play(tiny_checkpoint, precision, 0.1, 0.3, [(900_000, "pick up the red cube")])
+        return parallel._play(
+            tiny_checkpoint, precision, [(900_000, "pick up the red cube")], latency_s=0.1, limit_s=0.3
+        )
 
     assert {name for outcome in play_one("full") for name in outcome.precisions} == {"full"}
     with pytest.raises(VlaqError) as mistake:
@@ -148,9 +152,9 @@ def test_what_the_policy_does_not_have_is_told(engine: Engine) -> None:
 
 def test_the_summary_counts(engine: Engine) -> None:
     outcomes = [
-        Outcome(1, "b", True, ("fine", "coarse", "coarse", "fine"), STILL),
-        Outcome(2, "a", False, ("coarse",), STILL),
-        Outcome(3, "b", True, ("fine", "fine", "fine"), STILL),
+        outcome(1, "b", True, ("fine", "coarse", "coarse", "fine")),
+        outcome(2, "a", False, ("coarse",)),
+        outcome(3, "b", True, ("fine", "fine", "fine")),
     ]
     assert summary("auto", outcomes, 12.34) == {
         "precision": "auto",
@@ -168,7 +172,11 @@ def test_processes_do_not_change_the_outcomes(tiny_bundle: Path, monkeypatch: py
     monkeypatch.setattr(parallel, "PART", 1)
     episodes = [(900_000, "pick up the red cube"), (900_001, "put the blue cube in the bin")]
     shared = parallel.share_out(tiny_bundle, "fine", episodes, latency_s=0.1, limit_s=1.0, jobs=2)
-    alone = [outcome for episode in episodes for outcome in parallel._play(tiny_bundle, "fine", 0.1, 1.0, [episode])]
+    alone = [
+        outcome
+        for episode in episodes
+        for outcome in parallel._play(tiny_bundle, "fine", [episode], latency_s=0.1, limit_s=1.0)
+    ]
     assert sorted(shared, key=lambda outcome: outcome.seed) == alone
 
 
@@ -187,9 +195,7 @@ def test_the_command_prints_a_table_and_ends_in_json(
     ) -> list[Outcome]:
         assert (model, latency_s, limit_s, jobs) == (tiny_bundle, 0.2, 15.0, 1)
         full = precision == "full"
-        return [
-            Outcome(seed, instruction, full or seed % 3 > 0, (precision,) * 4, STILL) for seed, instruction in episodes
-        ]
+        return [outcome(seed, instruction, full or seed % 3 > 0, (precision,) * 4) for seed, instruction in episodes]
 
     monkeypatch.setattr(parallel, "share_out", share_out)
     arguments = ["--episodes", "12", "--seed", "30", "--latency", "0.2", "--jobs", "1", "--precision", "full", "fine"]

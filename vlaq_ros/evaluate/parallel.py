@@ -8,12 +8,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.evaluate.rollout import Outcome, play
+from vlaq_ros.evaluate.rollout import Outcome, Switching, own, play
 from vlaq_ros.policy.engine import FULL, Engine
 
 PART = 25  # episodes in one batch, whatever the number of processes: outcomes do not depend on it
@@ -28,6 +29,8 @@ def share_out(
     limit_s: float,
     jobs: int,
     keep_observations: bool = False,
+    switching: Switching = own,
+    thresholds: Sequence[float] | None = None,
 ) -> Iterator[Outcome]:
     """Run episodes in `jobs` processes of one inference thread each.
 
@@ -39,6 +42,8 @@ def share_out(
         limit_s: simulated time that an episode may take.
         jobs: how many processes.
         keep_observations: let outcomes hold what the policy saw.
+        switching: sees every request and names its precision; it can be pickled.
+        thresholds: of S, finest precision first, in place of the policy's own.
 
     Raises:
         VlaqError: the policy cannot be used.
@@ -46,7 +51,20 @@ def share_out(
     parts = [episodes[start : start + PART] for start in range(0, len(episodes), PART)]
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), _become_worker)
     try:
-        running = [pool.submit(_play, model, precision, latency_s, limit_s, part, keep_observations) for part in parts]
+        running = [
+            pool.submit(
+                _play,
+                model,
+                precision,
+                part,
+                latency_s=latency_s,
+                limit_s=limit_s,
+                keep_observations=keep_observations,
+                switching=switching,
+                thresholds=thresholds,
+            )
+            for part in parts
+        ]
         for done in as_completed(running):
             yield from done.result()
     finally:
@@ -63,27 +81,10 @@ def _engine(model: Path, full: bool) -> Engine:
     return Engine.load(model, full=full)
 
 
-def _play(
-    model: Path,
-    precision: str,
-    latency_s: float,
-    limit_s: float,
-    episodes: Sequence[tuple[int, str]],
-    keep_observations: bool = False,
-) -> list[Outcome]:
+def _play(model: Path, precision: str, episodes: Sequence[tuple[int, str]], **how: Any) -> list[Outcome]:
     try:
         engine = _engine(model, precision == FULL)
         robot, config = RobotConfig.load("sim_panda"), PilotConfig(precision=precision)
-        return list(
-            play(
-                engine,
-                robot,
-                config,
-                episodes,
-                latency_s=latency_s,
-                limit_s=limit_s,
-                keep_observations=keep_observations,
-            )
-        )
+        return list(play(engine, robot, config, episodes, **how))
     except VlaqError as error:
         raise VlaqError(str(error)) from None  # the facts of its class do not survive pickling

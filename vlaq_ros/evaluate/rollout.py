@@ -7,23 +7,87 @@ arm moves on meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, JointWindow, Observation
+from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, JointWindow, Motion, Observation
 from vlaq_ros.evaluate.referee import Referee
 from vlaq_ros.evaluate.statistics import wilson95
 from vlaq_ros.pilot import Pilot
-from vlaq_ros.policy.engine import Engine
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
+
+NEAR_M = 0.08  # a gap below this is a fine phase
+
+
+class Answering(Protocol):
+    """What `play` needs of a policy; `Engine` is one."""
+
+    @property
+    def spec(self) -> PolicySpec:
+        """How observations enter and numbers become actions."""
+        ...
+
+    @property
+    def plans(self) -> Sequence[PrecisionPlan]:
+        """Of the precisions, finest first."""
+        ...
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Their names."""
+        ...
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """[T, A] of the noise that a flow starts from."""
+        ...
+
+    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+        """Compute one chunk."""
+        ...
+
+    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
+        """Compute a chunk for each observation; `noise` is [B, *noise_shape]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An episode asks for a chunk: what is known then, and what only the simulator knows."""
+
+    seed: int  # of the episode
+    index: int  # of the chunk in the episode
+    time_s: float  # since the episode began
+    observation: Observation
+    noise: FloatArray  # [T, A], where the flow starts
+    decision: Decision  # the pilot's
+    motion: Motion | None  # None where it is unknown
+    held: bool  # the object to take is in the gripper
+    gap_m: float  # from the tool to that object, or once it is held from the object to its destination
+
+    @property
+    def phase(self) -> str:
+        """What the arm is at: reach, grasp, carry or place."""
+        far, near = ("carry", "place") if self.held else ("reach", "grasp")
+        return near if self.gap_m < NEAR_M else far
+
+
+Switching = Callable[[Request], str]  # names the precision that answers a request
+
+
+def own(request: Request) -> str:
+    """Take the pilot's decision."""
+    return request.decision.precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +97,15 @@ class Outcome:
     seed: int
     instruction: str
     success: bool
-    precisions: tuple[str, ...]  # of its chunks
+    precisions: tuple[str, ...]  # of its C chunks
+    times_s: FloatArray = field(compare=False)  # [C] of their observations, since the episode began
+    sensitivities: FloatArray = field(compare=False)  # [C] S then; nan where the motion was unknown
     joints: FloatArray = field(compare=False)  # [K, J] rad (m), one row each monitor period
     observations: tuple[Observation, ...] = field(default=(), compare=False, repr=False)  # of its chunks, where kept
 
 
 def play(
-    engine: Engine,
+    policy: Answering,
     robot: RobotConfig,
     config: PilotConfig,
     episodes: Sequence[tuple[int, str]],
@@ -47,17 +113,21 @@ def play(
     latency_s: float,
     limit_s: float,
     keep_observations: bool = False,
+    switching: Switching = own,
+    thresholds: Sequence[float] | None = None,
 ) -> Iterator[Outcome]:
     """Run episodes of one policy side by side.
 
     Args:
-        engine: the policy.
+        policy: at its precisions.
         robot: what must be known of the arm beside its URDF.
         config: of every pilot; its `precision` is a name or `auto`.
         episodes: a seed and an instruction each.
         latency_s: from an observation to the arrival of its command, rounded up to whole monitor periods.
         limit_s: simulated time that an episode may take.
         keep_observations: let outcomes hold what the policy saw.
+        switching: sees every request; when to ask stays with the pilot, whose own decision a replan follows.
+        thresholds: of S, finest precision first, in place of the policy's own.
 
     Yields:
         Outcomes, in the order in which episodes end.
@@ -66,15 +136,17 @@ def play(
         UnknownPrecisionError: the policy has no such precision.
         UnknownInstructionError: the policy or the simulation knows no such task.
     """
-    spec = engine.spec
-    rules = [PrecisionRule(plan.name, plan.threshold) for plan in engine.plans]
+    spec = policy.spec
+    if thresholds is None:
+        thresholds = [plan.threshold for plan in policy.plans]
+    rules = [PrecisionRule(*rule) for rule in zip(policy.precisions, thresholds, strict=True)]
     kinematics = Kinematics(panda.urdf(), spec.joint_names, robot.tool_frame)
 
     running = [
         _Episode(
             SimRobot(spec.image_size_px),
             Pilot(
-                engine,
+                policy,
                 kinematics,
                 scales=spec.motion,
                 rules=rules,
@@ -92,7 +164,7 @@ def play(
         for seed, instruction in episodes
     ]
     while running:
-        _infer(engine, [episode for episode in running if episode.due])
+        _infer(policy, [episode for episode in running if episode.due], switching)
         for episode in running:
             episode.advance()
         for over in [episode for episode in running if episode.over]:
@@ -143,14 +215,15 @@ class _Episode:
         self._period_ns = round(period_s * 1e9)
         self._latency_ns = round(latency_s * 1e9)
         self._arriving: tuple[Observation, Decision, ActionChunk] | None = None
-        self._precisions: list[str] = []
+        self._chunks: list[tuple[str, float, float]] = []  # precision, time and S of each
         self._keep_observations = keep_observations
         self._observations: list[Observation] = []
         self._samples = 2 + round(pilot.span_s / period_s)  # that the monitor needs
         self._history: list[tuple[int, FloatArray, FloatArray]] = []
         for _ in range(self._samples):  # the arm stands until its motion is known
             self.advance()
-        self._referee = Referee(sim.time_ns, limit_s)
+        self._start_ns = sim.time_ns
+        self._referee = Referee(self._start_ns, limit_s)
 
     @property
     def over(self) -> bool:
@@ -166,20 +239,42 @@ class _Episode:
     def outcome(self) -> Outcome:
         """How it stands."""
         joints = np.array([positions for _, positions, _ in self._history])
-        seen = tuple(self._observations)
-        return Outcome(self._seed, self.sim.instruction, self.sim.success, tuple(self._precisions), joints, seen)
+        return Outcome(
+            seed=self._seed,
+            instruction=self.sim.instruction,
+            success=self.sim.success,
+            precisions=tuple(precision for precision, _, _ in self._chunks),
+            times_s=np.array([time_s for _, time_s, _ in self._chunks]),
+            sensitivities=np.array([sensitivity for _, _, sensitivity in self._chunks]),
+            joints=joints,
+            observations=tuple(self._observations),
+        )
 
-    def observe(self) -> Observation:
+    def request(self) -> Request:
         """See the robot now."""
-        positions, _ = self.sim.joint_state()
-        return Observation(self.sim.time_ns, self.sim.images(), self.sim.joint_names, positions, self.sim.instruction)
+        sim, pilot, scene = self.sim, self.pilot, self.sim.scene
+        positions, _ = sim.joint_state()
+        target = scene.object_position(scene.task.colour)
+        held = scene.held(scene.task.colour)
+        gap = scene.destination_position() - target if held else target - scene.tool_pose()[0]
+        return Request(
+            seed=self._seed,
+            index=len(self._chunks),
+            time_s=(sim.time_ns - self._start_ns) * 1e-9,
+            observation=Observation(sim.time_ns, sim.images(), sim.joint_names, positions, sim.instruction),
+            noise=pilot.noise(),
+            decision=pilot.decision,
+            motion=pilot.motion,
+            held=held,
+            gap_m=float(np.linalg.norm(gap)),
+        )
 
-    def expect(self, observation: Observation, decision: Decision, chunk: ActionChunk) -> None:
-        """Let an answer to `observation` be on its way."""
-        self._precisions.append(decision.precision)
-        self._arriving = (observation, decision, chunk)
+    def expect(self, request: Request, precision: str, chunk: ActionChunk) -> None:
+        """Let the answer to `request` be on its way."""
+        self._chunks.append((precision, request.time_s, request.decision.sensitivity))
+        self._arriving = (request.observation, request.decision, chunk)
         if self._keep_observations:
-            self._observations.append(observation)
+            self._observations.append(request.observation)
 
     def advance(self) -> None:
         """Simulate one monitor period: the arm moves, an answer may arrive, the pilot looks at the motion."""
@@ -196,15 +291,15 @@ class _Episode:
         self.pilot.watch(JointWindow(self.sim.joint_names, stamps_ns, positions, velocities), now_ns)
 
 
-def _infer(engine: Engine, episodes: Sequence[_Episode]) -> None:
-    """Answer all that are due, in one batch for each precision in force."""
-    batches: dict[str, list[_Episode]] = {}
+def _infer(policy: Answering, episodes: Sequence[_Episode], switching: Switching) -> None:
+    """Answer all that are due, in one batch for each precision that serves some."""
+    batches: dict[str, list[tuple[_Episode, Request]]] = {}
     for episode in episodes:
-        batches.setdefault(episode.pilot.decision.precision, []).append(episode)
+        request = episode.request()
+        batches.setdefault(switching(request), []).append((episode, request))
     for precision, batch in batches.items():
-        observations = [episode.observe() for episode in batch]
-        noise = np.stack([episode.pilot.noise() for episode in batch])
-        for episode, observation, chunk in zip(
-            batch, observations, engine.infer_batch(observations, precision, noise), strict=True
-        ):
-            episode.expect(observation, episode.pilot.decision, chunk)
+        observations = [request.observation for _, request in batch]
+        noise = np.stack([request.noise for _, request in batch])
+        chunks = policy.infer_batch(observations, precision, noise)
+        for (episode, request), chunk in zip(batch, chunks, strict=True):
+            episode.expect(request, precision, chunk)
