@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -230,4 +231,101 @@ class NoGpuError(VlaqError):
         super().__init__(
             "the device is cuda and torch sees no GPU; expected one and a build of torch that supports it: "
             "check nvidia-smi and torch.version.cuda, or take --device cpu"
+        )
+
+
+class CalibrationDataError(VlaqError):
+    """What calibration data was asked of is neither a recording nor demonstrations."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{str(path)!r} holds no calibration data; expected a rosbag2 recording (a directory, or an .mcap or .db3 "
+            "file), a directory of recordings, or a directory of demonstrations that `vlaq train` recorded"
+        )
+
+
+class TooFewObservationsError(VlaqError):
+    """Calibration data holds fewer observations than are to be drawn from it."""
+
+    def __init__(self, source: str, got: int, wanted: int) -> None:
+        super().__init__(
+            f"{source} gives {got} observations, expected at least {wanted}; record more, or ask for fewer"
+        )
+
+
+class NoObservationError(VlaqError):
+    """At no moment of a recording is everything at hand that a policy needs."""
+
+    def __init__(self, source: str, why: str) -> None:
+        super().__init__(
+            f"{source} gives no observation, most often because of {why}; "
+            "expected fresh images of every camera, joint states and an instruction"
+        )
+
+
+class UnreadableBagError(VlaqError):
+    """A recording is no rosbag2, or it is damaged."""
+
+    def __init__(self, bag: Path, why: str) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} cannot be read ({why.rstrip('.')}); expected rosbag2 in mcap or sqlite3; "
+            "check it with `ros2 bag info`, or record it again"
+        )
+
+
+class BagTopicsError(VlaqError):
+    """A recording lacks topics that an observation is made of."""
+
+    def __init__(self, bag: Path, missing: Iterable[str], seen: Iterable[str]) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} has no {', no '.join(missing)}; it has: {', '.join(seen) or 'nothing'}; "
+            "record them, or correct the topics in the robot's YAML file"
+        )
+
+
+class NoInstructionError(VlaqError):
+    """A recording does not say what the robot was asked to do."""
+
+    def __init__(self, bag: Path, topic: str) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} has no std_msgs/msg/String on {topic}, so nothing says what the robot was asked to do; "
+            "expected one of the policy's instructions: give it with --instruction"
+        )
+
+
+class UnreadableDemonstrationsError(VlaqError):
+    """A file of demonstrations is damaged, or of other tasks than this simulation's."""
+
+    def __init__(self, shard: Path, why: str) -> None:
+        super().__init__(
+            f"demonstrations {str(shard)!r} cannot be read ({why.rstrip('.')}); expected a file that this version of "
+            "`vlaq train` recorded: remove it and record it again"
+        )
+
+
+class NotSimulatedError(VlaqError):
+    """A policy needs what the simulation does not have."""
+
+    def __init__(self, kind: str, missing: Iterable[str]) -> None:
+        super().__init__(
+            f"the simulation has no {kind} {', '.join(map(repr, missing))}, which the policy needs; "
+            "calibrate it on a rosbag2 recording of its own robot: give one with --data"
+        )
+
+
+class BufferFileError(VlaqError):
+    """A file of calibration observations cannot be used."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"calibration buffer {str(path)!r} cannot be used: {why}; remove it and calibrate again")
+
+
+class BudgetError(VlaqError):
+    """A budget that no allocation of widths can use."""
+
+    def __init__(self, limit: float, unit: str, least: float, most: float) -> None:
+        low, high = math.ceil(least * 1e4) / 1e4, math.floor(most * 1e4) / 1e4
+        super().__init__(
+            f"the budget is {limit:g} {unit}, expected {low:g}, the least that can be, to {high:g}, what 16 bits need; "
+            "give --budget a number between them"
         )

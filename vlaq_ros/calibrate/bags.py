@@ -1,0 +1,186 @@
+"""Observations out of rosbag2 recordings, by the same path as on the robot: every message goes through an `Observer`.
+
+A recording is walked twice. The first walk remembers when there was an observation and how the arm moved, the second
+keeps the images of the moments that were drawn, so that memory does not grow with the recording.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import Stores, get_typestore
+
+from vlaq_ros import messages
+from vlaq_ros.calibrate.buffer import Buffer
+from vlaq_ros.calibrate.draw import Moment, draw
+from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.datatypes import Observation, Stale
+from vlaq_ros.errors import (
+    BagTopicsError,
+    CameraNamesError,
+    JointNamesError,
+    NoInstructionError,
+    NoObservationError,
+    UnknownInstructionError,
+    UnreadableBagError,
+    VlaqError,
+)
+from vlaq_ros.evaluate.recording import INSTRUCTION
+from vlaq_ros.observe import Observer
+from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.spec import PolicySpec
+
+SPACING_S = 0.1  # between two moments: closer ones say the same
+_STORAGES = (".mcap", ".db3")
+_IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
+
+
+def find_bags(path: Path) -> list[Path]:
+    """Find the recordings that a path names: itself, or those in the directory that it is."""
+    if _is_bag(path):
+        return [path]
+    return sorted(filter(_is_bag, path.iterdir())) if path.is_dir() else []
+
+
+def from_bags(
+    bags: Sequence[Path],
+    robot: RobotConfig,
+    policy: Description,
+    *,
+    instruction: str | None,
+    count: int,
+    seed: int,
+    report: Callable[[int], None],
+) -> Buffer:
+    """Draw observations from recordings of a robot.
+
+    Args:
+        bags: directories or storage files.
+        robot: whose topics were recorded.
+        policy: whose cameras, joints and instructions they must hold.
+        instruction: what the robot was asked to do; None for what the recordings say on /instruction.
+        count: how many observations.
+        seed: of the choice and of the noise.
+        report: called with the observations kept so far.
+
+    Raises:
+        UnreadableBagError: a recording cannot be read.
+        BagTopicsError: one lacks a topic of the robot's cameras or its joint states.
+        NoInstructionError: one has no instruction, and none is given.
+        UnknownInstructionError: an instruction is none of the policy's.
+        CameraNamesError, JointNamesError: the robot file lacks a camera or joint of the policy.
+        NoObservationError: there is no moment at which every input is fresh.
+        TooFewObservationsError: there are fewer than `count`.
+    """
+    spec = policy.spec
+    if missing := [name for name in spec.cameras if name not in robot.cameras]:
+        raise CameraNamesError(missing, robot.cameras)
+    if missing := [name for name in spec.joint_names if name not in robot.joint_names]:
+        raise JointNamesError(missing, robot.joint_names, "the robot file")
+    if instruction is not None and instruction not in spec.instructions:
+        raise UnknownInstructionError(instruction, spec.instructions)
+    source = f"bag {', '.join(bag.name for bag in bags)}"
+
+    moments: list[Moment] = []
+    refusals: Counter[str] = Counter()
+    for episode, sampled in _walk(bags, robot, spec, instruction):
+        if isinstance(sampled, Stale):
+            refusals.update(sampled.reasons)
+        elif sampled.instruction not in spec.instructions:
+            raise UnknownInstructionError(sampled.instruction, spec.instructions)
+        else:
+            moments.append(Moment(episode, sampled.stamp_ns, sampled.joint_positions, sampled.instruction))
+    if not moments and refusals:
+        raise NoObservationError(source, refusals.most_common(1)[0][0])
+    chosen = draw(moments, spec.state_std, count, seed, source)
+
+    kept: list[Observation] = []
+    fresh = (sampled for _, sampled in _walk(bags, robot, spec, instruction) if isinstance(sampled, Observation))
+    for row, observation in enumerate(fresh):
+        if row in chosen:
+            kept.append(observation)
+            report(len(kept))
+    return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
+
+
+def _is_bag(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "metadata.yaml").is_file() or bool(_storage_files(path))
+    return path.suffix in _STORAGES and path.is_file()
+
+
+def _storage_files(directory: Path) -> list[Path]:
+    return sorted(file for file in directory.iterdir() if file.suffix in _STORAGES)
+
+
+def _walk(
+    bags: Sequence[Path], robot: RobotConfig, spec: PolicySpec, instruction: str | None
+) -> Iterator[tuple[tuple[int, int], Observation | Stale]]:
+    """Sample at the recorded images; every sample comes with the number of its bag and of its episode there."""
+    for number, bag in enumerate(bags):
+        for epoch, sampled in _samples(bag, robot, spec, instruction):
+            yield (number, epoch), sampled
+
+
+def _samples(
+    bag: Path, robot: RobotConfig, spec: PolicySpec, instruction: str | None
+) -> Iterator[tuple[int, Observation | Stale]]:
+    limits = PilotConfig()
+    observer = Observer(
+        spec.cameras,
+        spec.joint_names,
+        max_image_age_s=limits.max_image_age_s,
+        max_camera_skew_s=limits.max_camera_skew_s,
+        max_joint_age_s=limits.max_joint_age_s,
+    )
+    cameras = {_absolute(robot.cameras[camera]): camera for camera in spec.cameras}
+    joints = _absolute(robot.joint_state_topic)
+    wanted = dict.fromkeys(cameras, _IMAGE) | {joints: _JOINTS}
+    if instruction is None:
+        wanted[INSTRUCTION] = _TEXT
+    else:
+        observer.push_instruction(instruction)
+    joints_ns = 0
+    last: tuple[int, int] | None = None  # epoch and stamp of the last observation
+    for topic, message in _messages(bag, wanted):
+        if topic == INSTRUCTION:
+            observer.push_instruction(message.data)
+        elif topic == joints:
+            observer.push_joints(message)
+            joints_ns = messages.stamp_ns(message.header.stamp)
+        else:
+            observer.push_image(cameras[topic], message)
+            image_ns = messages.stamp_ns(message.header.stamp)
+            if last is not None and last[0] == observer.epoch and image_ns - last[1] < SPACING_S * 1e9:
+                continue
+            sampled = observer.sample(max(image_ns, joints_ns))  # a recording's present is its newest stamp
+            if isinstance(sampled, Observation):
+                last = observer.epoch, sampled.stamp_ns
+            yield observer.epoch, sampled
+
+
+def _messages(bag: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """Read the messages of some topics, each of one type, in the order in which they were received."""
+    files = [bag] if bag.is_file() or (bag / "metadata.yaml").is_file() else _storage_files(bag)
+    try:
+        with AnyReader(files, default_typestore=get_typestore(Stores.ROS2_KILTED)) as reader:
+            seen = {topic: str(info.msgtype) for topic, info in reader.topics.items() if info.msgcount}
+            missing = [f"{msgtype} on {topic}" for topic, msgtype in wanted.items() if seen.get(topic) != msgtype]
+            if missing == [f"{_TEXT} on {INSTRUCTION}"]:
+                raise NoInstructionError(bag, INSTRUCTION)
+            if missing:
+                raise BagTopicsError(bag, missing, (f"{msgtype} on {topic}" for topic, msgtype in seen.items()))
+            for connection, _, raw in reader.messages([c for c in reader.connections if c.topic in wanted]):
+                yield connection.topic, reader.deserialize(raw, connection.msgtype)
+    except VlaqError:
+        raise
+    except Exception as error:  # a broken file raises whatever its parts do: YAML, SQLite, zstd, struct
+        raise UnreadableBagError(bag, " ".join(str(error).split())) from None
+
+
+def _absolute(topic: str) -> str:
+    return f"/{topic.lstrip('/')}"

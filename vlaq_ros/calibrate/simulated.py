@@ -1,0 +1,154 @@
+"""Observations of the simulated arm: from the policy's own rollouts, or from the expert's demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import ceil
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from vlaq_ros.calibrate.buffer import Buffer
+from vlaq_ros.calibrate.draw import Moment, draw
+from vlaq_ros.datatypes import Observation
+from vlaq_ros.errors import NotSimulatedError, UnreadableDemonstrationsError
+from vlaq_ros.evaluate.parallel import share_out
+from vlaq_ros.evaluate.referee import TIME_LIMIT_S
+from vlaq_ros.evaluate.rollout import Outcome
+from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.engine import FULL
+from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.sim import panda
+from vlaq_ros.sim.demonstrations import FRAME_STEPS, STEP_S
+from vlaq_ros.sim.scene import CAMERAS, TASKS
+
+FIRST_SEED = 500_000  # of calibration's episodes; training's are below, those of evaluations above
+SHARDS = 16  # of demonstrations that are read: 400 episodes
+_EPISODES = 2  # of every task at least
+_CHUNKS = 8  # that every episode has, for nothing succeeds in less than 2 s
+_LATENCY_S = 0.1  # from an observation to its command, as `vlaq rollout` has it
+
+
+def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, report: Callable[[int], None]) -> Buffer:
+    """Draw observations from what the policy sees when it drives the simulated arm at full precision.
+
+    Args:
+        policy: a checkpoint, or a bundle beside its checkpoint.
+        count: how many observations.
+        seed: of the layouts, of the choice and of the noise.
+        jobs: processes that roll out; the buffer does not depend on it.
+        report: called with the observations seen so far, in parts of `count`.
+
+    Raises:
+        NotSimulatedError: the policy is for other tasks, cameras or joints than the simulation's.
+        VlaqError: the policy cannot be used.
+    """
+    spec = policy.spec
+    _check(spec)
+    if missing := [instruction for instruction in spec.instructions if instruction not in TASKS]:
+        raise NotSimulatedError("task", missing)
+    tasks = spec.instructions
+    each = max(_EPISODES, ceil(count / len(tasks) / _CHUNKS))
+    first = FIRST_SEED + seed * each * len(tasks)
+    episodes = [(first + k, tasks[k % len(tasks)]) for k in range(each * len(tasks))]
+    running = share_out(
+        policy.directory,
+        FULL,
+        episodes,
+        latency_s=_LATENCY_S,
+        limit_s=TIME_LIMIT_S,
+        jobs=jobs,
+        keep_observations=True,
+    )
+    outcomes: list[Outcome] = []
+    for outcome in running:
+        outcomes.append(outcome)
+        report(len(outcomes) * count // len(episodes))
+    outcomes.sort(key=lambda outcome: outcome.seed)
+    observations = [(outcome.seed, observation) for outcome in outcomes for observation in outcome.observations]
+    columns = _columns(spec)
+    moments = [
+        Moment(number, observation.stamp_ns, observation.joint_positions[columns], observation.instruction)
+        for number, observation in observations
+    ]
+    source = f"{len(episodes)} episodes of {policy.directory.name} at full precision"
+    chosen = draw(moments, spec.state_std, count, seed, source)
+    return Buffer.fill([observations[row][1] for row in chosen], chosen.values(), policy.config, seed, source)
+
+
+def from_demonstrations(
+    directory: Path, policy: Description, *, count: int, seed: int, report: Callable[[int], None]
+) -> Buffer:
+    """Draw observations from recorded demonstrations; tasks that the policy does not know are passed over.
+
+    Args:
+        directory: of the files that `sim.demonstrations` recorded.
+        policy: whose cameras, joints and instructions they must hold.
+        count: how many observations.
+        seed: of the choice and of the noise.
+        report: called with the observations kept so far.
+
+    Raises:
+        UnreadableDemonstrationsError: a file cannot be read.
+        NotSimulatedError: the policy is for other cameras or joints than the simulation's.
+        TooFewObservationsError: there are fewer than `count`.
+    """
+    spec = policy.spec
+    _check(spec)
+    shards = sorted(directory.glob("*.npz"))
+    shards = shards[:: ceil(len(shards) / SHARDS)]
+    places, moments = [], []  # of every frame: its shard and row, and what is known without its images
+    for shard in shards:
+        for row, moment in enumerate(_moments(shard, spec)):
+            if moment.instruction in spec.instructions:
+                places.append((shard, row))
+                moments.append(moment)
+    source = f"demonstrations {directory.name}"
+    chosen = draw(moments, spec.state_std, count, seed, source)
+    kept: list[Observation] = []
+    for shard, group in groupby(chosen, lambda row: places[row][0]):
+        images, states = _read(shard, "images", "state")
+        for row in group:
+            frame = places[row][1]
+            pixels = dict(zip(CAMERAS, images[frame], strict=True))
+            state = states[frame].astype(np.float64)
+            moment = moments[row]
+            kept.append(Observation(moment.stamp_ns, pixels, panda.JOINT_NAMES, state, moment.instruction))
+        report(len(kept))
+    return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
+
+
+def _check(spec: PolicySpec) -> None:
+    for kind, needed, known in (("camera", spec.cameras, CAMERAS), ("joint", spec.joint_names, panda.JOINT_NAMES)):
+        if missing := [name for name in needed if name not in known]:
+            raise NotSimulatedError(kind, missing)
+
+
+def _columns(spec: PolicySpec) -> list[int]:
+    """Columns of the simulated arm's joints, in the order of the policy."""
+    return [panda.JOINT_NAMES.index(name) for name in spec.joint_names]
+
+
+def _moments(shard: Path, spec: PolicySpec) -> list[Moment]:
+    """Give the moments of a shard's frames."""
+    states, tasks, seeds = _read(shard, "state", "instruction", "seed")
+    if len(tasks) and not 0 <= tasks.min() <= tasks.max() < len(TASKS):
+        raise UnreadableDemonstrationsError(shard, f"it has task {tasks.max()}, the simulation has {len(TASKS)} tasks")
+    instructions, columns = list(TASKS), _columns(spec)
+    step_ns = round(FRAME_STEPS * STEP_S * 1e9)
+    return [
+        Moment((shard, int(number)), step * step_ns, states[row, columns].astype(np.float64), instructions[tasks[row]])
+        for number, rows in groupby(range(len(seeds)), lambda row: seeds[row])
+        for step, row in enumerate(rows)
+    ]
+
+
+def _read(shard: Path, *fields: str) -> Sequence[np.ndarray[Any, Any]]:
+    try:
+        with np.load(shard) as file:
+            return [file[name] for name in fields]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UnreadableDemonstrationsError(shard, " ".join(str(error).split())) from None
