@@ -14,6 +14,7 @@ from vlaq_ros.datatypes import ActionSpace
 from vlaq_ros.evaluate import referee
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import training
+from vlaq_ros.sim.demonstrations import load, plan
 from vlaq_ros.sim.training import Recipe
 
 
@@ -25,7 +26,7 @@ def parse(*arguments: str) -> argparse.Namespace:
 
 def test_the_defaults_are_the_recipes() -> None:
     defaults = parse()
-    for name in ("action_space", "episodes", "vision_steps", "steps", "processes", "seed"):
+    for name in ("action_space", "episodes", "init", "vision_steps", "steps", "processes", "seed"):
         assert getattr(defaults, name) == getattr(Recipe(), name), name
     assert tuple(ActionSpace) == train.ACTION_SPACES
 
@@ -34,6 +35,7 @@ def test_the_defaults_are_the_recipes() -> None:
     ("arguments", "sentence"),
     [
         (["--episodes", "0"], "argument --episodes: got '0', expected a whole number from 1 to 100000"),
+        (["--vision-steps", "-1"], "argument --vision-steps: got '-1', expected a whole number from 0 to 1000000"),
         (["--processes", "many"], "argument --processes: got 'many', expected a whole number from 1 to 64"),
         (["--action-space", "muscle"], "argument --action-space: invalid choice: 'muscle'"),
     ],
@@ -43,6 +45,18 @@ def test_a_wrong_argument_is_told(arguments: list[str], sentence: str, capsys: p
         main(["train", "--out", "out", *arguments])
     assert exit_info.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, demos = tmp_path / "policy", tmp_path / "demonstrations"
+    out.write_text("mine")
+    assert main(["train", "--out", str(out), "--demos", str(demos)]) == 2
+    assert capsys.readouterr().err == (
+        f"vlaq train: {str(out)!r} exists; nothing was written: remove it, or give another --out\n"
+    )
+    assert not demos.exists()
 
 
 def test_it_trains_and_says_what_to_try_next(
@@ -63,7 +77,8 @@ def test_it_trains_and_says_what_to_try_next(
         f"{out}: trained on {EPISODES} demonstrations; try: vlaq rollout --model {out} --precision full; "
         f"for the robot: vlaq quantize {out} --out {out}_w8w4"
     )
-    assert PolicySpec.load(out).fine_threshold != training.FINE_THRESHOLD  # it is measured
+    of_expert = training.spec_of(*load(plan(demos, EPISODES)), Recipe(), text_length=10).motion
+    assert PolicySpec.load(out).motion != of_expert  # it is measured on the policy
 
     finished = {path.name: path.read_bytes() for path in out.iterdir()}
     assert main(command) == 0  # the same command again goes on where it was: at the end

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from vlaq_ros.sim.guidance import (
     ATTENDING_LAYERS,
-    BIN,
     GUIDED_LAYERS,
     OBJECTS,
     RELATIVE_SCALE_M,
     SUBCELLS,
     TOKENS,
+    TURN_SCALE_RAD,
     Guidance,
     Labels,
 )
@@ -38,7 +38,8 @@ def labels(seed: int) -> Labels:
     pixels[0, 1, 2] = torch.tensor([0.3, -0.01])
     pixels[1, 0, 0] = torch.tensor([0.0, 0.9999])
     pixels[1, 0, 1] = torch.tensor([1.0, 0.0])
-    return Labels(pixels, torch.tensor([0, 1, 2]), 0.3 * torch.randn(FRAMES, 2, 3, generator=random))
+    relative = 0.3 * torch.randn(FRAMES, 2, 3, generator=random)
+    return Labels(pixels, torch.tensor([[0, 3], [1, 0], [2, 3]]), relative, torch.randn(FRAMES, generator=random))
 
 
 @pytest.fixture(scope="module")
@@ -98,18 +99,20 @@ def test_cells_are_counted_row_by_row(seed: int, per_side: int) -> None:
 
 def test_corners_of_the_image() -> None:
     corners = torch.tensor([[0, 0], [0.999, 0], [0, 0.999], [0.999, 0.999]]).expand(1, 1, 4, 2)
-    places = Labels(corners, torch.zeros(1, dtype=torch.long), torch.zeros(1, 2, 3))
+    places = Labels(corners, torch.tensor([[0, 3]]), torch.zeros(1, 2, 3), torch.zeros(1))
     assert places.cells(8).tolist() == [[[0, 7, 56, 63]]]
 
 
 @given(st.integers(0, 10**6))
 @settings(deadline=None)
-def test_the_targets_entry_is_picked(seed: int) -> None:
+def test_the_named_objects_entries_are_picked(seed: int) -> None:
     places = labels(seed)
     values = torch.rand(FRAMES, CAMERAS, OBJECTS)
-    picked = places.of_target(values)
+    picked = places.of_named(values)
     for b in range(FRAMES):
-        assert torch.equal(picked[b], values[b, :, places.target[b]])
+        taken, destination = places.named[b]
+        assert torch.equal(picked[b, :, 0], values[b, :, taken])
+        assert torch.equal(picked[b, :, 1], values[b, :, destination])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -137,11 +140,11 @@ def test_the_language_loss_in_plain_loops(guidance: Guidance, seed: int) -> None
         image_tokens = layers[layer][:, : CAMERAS * TOKENS]
         surprises = []
         for b, c, o in visible(places):
-            if o == places.target[b]:
-                scores = guidance.find[i](image_tokens[b, c * TOKENS : (c + 1) * TOKENS])[:, 0]
+            for which in (places.named[b] == o).nonzero()[:, 0]:
+                scores = guidance.find[i](image_tokens[b, c * TOKENS : (c + 1) * TOKENS])[:, which]
                 surprises.append(surprise(scores, cell(places, b, c, o)))
         coordinates = coordinate_loss(guidance.locate[1 + i], image_tokens, places)
-        expected += 0.1 * float(np.mean(surprises)) + 0.3 * coordinates
+        expected += 0.2 * float(np.mean(surprises)) + 0.3 * coordinates
     assert guidance.language(layers, places).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,17 +157,20 @@ def test_the_expert_loss_in_plain_loops(guidance: Guidance, seed: int) -> None:
     for layer in ATTENDING_LAYERS:
         surprises = []
         for b in range(FRAMES):
-            target = int(places.target[b])
-            for head, (c, o) in enumerate([(0, target), (1, target), (0, BIN)]):
+            taken, destination = places.named[b].tolist()
+            for head, (c, o) in enumerate([(0, taken), (1, taken), (0, destination)]):
                 if (b, c, o) in shown:
                     surprises.append(surprise(looks[layer][b, head], c * TOKENS + cell(places, b, c, o)))
         expected += 0.1 * float(np.mean(surprises))
-    reached = RELATIVE_SCALE_M * guidance.reach(state).reshape(FRAMES, 2, 3)
-    expected += 4 * huber((reached - places.relative) / RELATIVE_SCALE_M, 0.1).mean().item()
-    loss, error_m = guidance.expert(state, looks, places)
+    reached = guidance.reach(state)
+    relative, turn = RELATIVE_SCALE_M * reached[:, :6].reshape(FRAMES, 2, 3), TURN_SCALE_RAD * reached[:, 6]
+    off = [*((relative - places.relative) / RELATIVE_SCALE_M).flatten(), *((turn - places.turn) / TURN_SCALE_RAD)]
+    expected += 4 * huber(torch.stack(off), 0.1).mean().item()
+    loss, errors = guidance.expert(state, looks, places)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
-    torch.testing.assert_close(error_m, (reached - places.relative).pow(2).sum(-1).sqrt().mean(0))
-    assert not error_m.requires_grad
+    torch.testing.assert_close(errors[:2], (relative - places.relative).pow(2).sum(-1).sqrt().mean(0))
+    torch.testing.assert_close(errors[2], (turn - places.turn).abs().mean())
+    assert not errors.requires_grad
 
 
 @pytest.mark.parametrize("elsewhere", [[1.7, 0.2], [0.4, -3.0], [torch.nan, torch.nan]])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PI0ForConditionalGeneration
+from transformers import PI0Config, PI0ForConditionalGeneration
 
 from vlaq_ros.policy import pi0
-from vlaq_ros.policy.tokenizer import build_tokenizer, longest_text, prompt_ids
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.tokenizer import build_tokenizer, load_tokenizer, longest_text, prompt_ids
 from vlaq_ros.sim import network
 from vlaq_ros.sim.demonstrations import CHUNK_STEPS
 from vlaq_ros.sim.scene import CAMERAS, TASKS
@@ -82,3 +85,52 @@ def test_all_that_acts_learns(policy: PI0ForConditionalGeneration) -> None:
     assert reached == set(chain.from_iterable(pi0.sources(policy.config).values()))
     for name, parameter in policy.named_parameters():
         assert name not in reached or parameter.grad.abs().max() > 0, name
+
+
+# Beginning from a checkpoint
+
+WORDS = {"model.vlm.language_model.embed_tokens.weight", "model.dit.embed_tokens.weight"}
+
+
+def with_our_words(source: Path) -> PI0ForConditionalGeneration:
+    """A fresh network of a checkpoint's shape, but for its words."""
+    config = PI0Config.from_pretrained(source)
+    config.vlm_config.text_config.vocab_size = config.dit_config.vocab_size = len(TOKENIZER)
+    return PI0ForConditionalGeneration(config)
+
+
+def test_weights_are_taken_over_and_words_by_their_names(tiny_checkpoint: Path) -> None:
+    source, known = Checkpoint.open(tiny_checkpoint), load_tokenizer(tiny_checkpoint).get_vocab()
+    adopting = with_our_words(tiny_checkpoint)
+    fresh = {name: value.clone() for name, value in adopting.state_dict().items()}
+    network.adopt(adopting, TOKENIZER, source)
+    ours = TOKENIZER.get_vocab()
+    assert known.keys() < ours.keys()
+    assert any(known[word] != ours[word] for word in known)  # they lie in other rows here
+    adopted = dict(adopting.named_parameters())
+    assert adopted.keys() > WORDS
+    for name, parameter in adopted.items():
+        tensor = source.tensor(name).float()
+        if name in WORDS:
+            for word, row in ours.items():
+                expected = tensor[known[word]] if word in known else fresh[name][row]
+                assert torch.equal(parameter[row], expected), (name, word)
+        else:
+            assert torch.equal(parameter, tensor), name
+
+
+def test_another_network_is_told(tiny_checkpoint: Path) -> None:
+    with pytest.raises(network.OtherNetworkError) as caught:
+        network.adopt(build(0), TOKENIZER, Checkpoint.open(tiny_checkpoint))
+    assert str(caught.value) == (
+        f"checkpoint {str(tiny_checkpoint)!r} is of another network: model.dit.embed_tokens.weight is of shape "
+        f"(15, 32), expected shape ({len(TOKENIZER)}, 128); begin from one that vlaq train left, of the same "
+        "--action-space"
+    )
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_told(tiny_checkpoint: Path) -> None:
+    source = Checkpoint.open(tiny_checkpoint)
+    places = {name: place for name, place in source.places.items() if "dit.norm" not in name}
+    with pytest.raises(network.OtherNetworkError, match=r"model\.dit\.norm\.weight is missing, expected shape \(32,\)"):
+        network.adopt(with_our_words(tiny_checkpoint), TOKENIZER, replace(source, places=places))

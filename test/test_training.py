@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PI0ForConditionalGeneration, PreTrainedTokenizerFast
 
 from vlaq_ros.datatypes import ActionSpace, Observation
+from vlaq_ros.errors import ModelNotFoundError, OutputExistsError
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.spec import PolicySpec
@@ -23,11 +25,19 @@ from vlaq_ros.policy.transforms import pixel_values
 from vlaq_ros.sim import demonstrations, network, training
 from vlaq_ros.sim.frames import Batch, Frames
 from vlaq_ros.sim.guidance import OBJECTS, Guidance, Labels
-from vlaq_ros.sim.scene import CAMERAS, TASKS
-from vlaq_ros.sim.training import DRAWS, NoDemonstrationsError, OtherRunError, Progress, Recipe
+from vlaq_ros.sim.scene import CAMERAS, FAMILIES, TASKS
+from vlaq_ros.sim.training import (
+    DRAWS,
+    NoDemonstrationsError,
+    OtherRunError,
+    Progress,
+    Recipe,
+    TooFewDemonstrationsError,
+)
 
 TINY = Recipe(episodes=EPISODES, vision_steps=2, steps=4, batch=4, processes=1)
 STEPS, COLUMNS = demonstrations.CHUNK_STEPS, 8
+STACK = "put the green cube on the red cube"
 IMAGE_TOKENS = len(CAMERAS) * network.GRID**2
 
 
@@ -59,8 +69,9 @@ def batch(size: int) -> Batch:
         actions=torch.randn(size, STEPS, COLUMNS, generator=random),
         labels=Labels(
             torch.rand(size, len(CAMERAS), OBJECTS, 2, generator=random),
-            torch.arange(size) % 3,
+            torch.stack([torch.arange(size) % 3, torch.full((size,), 3)], 1),
             torch.randn(size, 2, 3, generator=random),
+            torch.randn(size, generator=random),
         ),
     )
 
@@ -165,7 +176,7 @@ def test_the_vision_stage_teaches_the_vision_tower_alone(
 def test_every_loss_counts_in_the_second_stage(policy: PI0ForConditionalGeneration, guidance: Guidance) -> None:
     found = losses(policy, guidance, batch(2), 0, vision_only=False)
     assert list(found) == ["vision", "language", "flow", "expert"]
-    assert all(loss.requires_grad and float(loss) > 0 for loss in found.values())
+    assert all(loss.requires_grad and loss.item() > 0 for loss in found.values())
 
 
 # The frames
@@ -183,7 +194,7 @@ def raw(demos: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def spec(demos: Path) -> PolicySpec:
-    return training.spec_of(*demonstrations.load(demonstrations.plan(demos, EPISODES)), TINY, text_length=9)
+    return training.spec_of(*demonstrations.load(demonstrations.plan(demos, EPISODES)), TINY, text_length=10)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +210,7 @@ def test_held_out_episodes_are_never_trained_on(raw: dict[str, np.ndarray], fram
 def test_the_network_is_shown_what_the_robot_will_show_it(
     raw: dict[str, np.ndarray], frames: Frames, spec: PolicySpec
 ) -> None:
-    rows = torch.tensor([0, 30, 60])
+    rows = torch.tensor([0, 30, 60, int((raw["instruction"] == list(TASKS).index(STACK)).argmax())])
     shown = frames.batch(rows, None)
     for i, row in enumerate(rows):
         expected = torch.stack([pixel_values(image, network.IMAGE_PX) for image in raw["images"][row]])
@@ -210,8 +221,21 @@ def test_the_network_is_shown_what_the_robot_will_show_it(
         restored = shown.actions[i].numpy() * spec.action_std + spec.action_mean
         np.testing.assert_allclose(restored, actions, atol=1e-5)
         task = list(TASKS.values())[raw["instruction"][row]]
-        assert int(shown.labels.target[i]) == ["red", "green", "blue"].index(task.colour)
-        assert torch.equal(shown.labels.pixels[i], torch.from_numpy(raw["pixels"][row]))
+        order = ["red", "green", "blue", None]  # the last is the receptacle
+        assert shown.labels.named[i].tolist() == [order.index(task.colour), order.index(task.onto)]
+        for name in ("pixels", "relative", "turn"):
+            assert torch.equal(getattr(shown.labels, name)[i], torch.from_numpy(raw[name])[row]), name
+
+
+def test_every_family_is_drawn_as_often_whatever_its_episodes_last(raw: dict[str, np.ndarray], frames: Frames) -> None:
+    tasks = list(TASKS.values())
+    counts = {family: sum(tasks[task].family == family for task in raw["instruction"]) for family in FAMILIES}
+    assert max(counts.values()) > 2 * min(counts.values())
+    rows = frames.draw(20_000, torch.Generator().manual_seed(0))
+    assert set(rows.tolist()) == set(frames.training.tolist())
+    drawn = [tasks[task].family for task in raw["instruction"][rows]]
+    for family in FAMILIES:
+        assert drawn.count(family) / len(drawn) == pytest.approx(1 / len(FAMILIES), abs=0.012)  # 4 deviations
 
 
 def test_training_disturbs_colours_and_states_but_no_label(frames: Frames) -> None:
@@ -230,7 +254,7 @@ def test_statistics_are_those_of_the_demonstrations(
     demos: Path, raw: dict[str, np.ndarray], space: ActionSpace, columns: int
 ) -> None:
     made = training.spec_of(
-        *demonstrations.load(demonstrations.plan(demos, EPISODES)), replace(TINY, action_space=space), text_length=9
+        *demonstrations.load(demonstrations.plan(demos, EPISODES)), replace(TINY, action_space=space), text_length=10
     )
     assert made.action_space is space
     assert made.action_mean.shape == (STEPS, columns)
@@ -270,21 +294,43 @@ def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in directory.iterdir()}
 
 
+def logged(directory: Path) -> list[dict[str, Any]]:
+    """The log, every line strict JSON: Python alone knows NaN."""
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+
 def test_progress_is_reported_and_logged(run: tuple[Path, list[Progress]]) -> None:
     out, reports = run
     assert [(report.step, report.steps) for report in reports] == [(2, 6), (4, 6), (6, 6)]
     assert [list(report.losses) for report in reports] == [["vision"], *[["vision", "language", "flow", "expert"]] * 2]
-    assert np.isnan(reports[0].object_error_m)  # the state token is not yet taught
-    assert all(0 < report.object_error_m < 1 and 0 < report.bin_error_m < 1 for report in reports[1:])
-    logged = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in logged] == [2, 4, 6]
-    assert logged[-1]["losses"] == reports[-1].losses
+    errors = [(report.object_error_m, report.destination_error_m, report.turn_error_rad) for report in reports]
+    assert errors[0] == (None, None, None)  # the state token is not yet taught
+    assert all(0 < error < 2 for line in errors[1:] for error in line)
+    assert logged(out) == [asdict(report) for report in reports]
+
+
+def test_a_loss_is_averaged_over_the_steps_that_had_it(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(TINY, vision_steps=1, steps=2)
+    every: dict[int, list[Progress]] = {}
+    for interval in (1, 3):
+        monkeypatch.setattr(training, "REPORT_EVERY", interval)
+        training.train(demos, tmp_path / str(interval), recipe, every.setdefault(interval, []).append)
+    (whole,) = every[3]
+    assert list(whole.losses) == ["vision", "language", "flow", "expert"]
+    for name, mean in whole.losses.items():
+        found = [report.losses[name] for report in every[1] if name in report.losses]
+        assert len(found) == (3 if name == "vision" else 2)
+        assert mean == pytest.approx(np.mean(found), rel=1e-6)
 
 
 def test_a_run_that_was_interrupted_ends_with_the_same_weights(
     demos: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 3)
+    monkeypatch.setattr(training, "REPORT_EVERY", 2)
     update, calls = training._Run._update, []
 
     def interrupted(self: training._Run, loss: Tensor) -> None:
@@ -298,11 +344,13 @@ def test_a_run_that_was_interrupted_ends_with_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             training.train(demos, tmp_path, TINY, lambda _: None)
     assert checkpoint(tmp_path)["step"] == 3  # what came after it is lost
+    assert [line["step"] for line in logged(tmp_path)] == [2, 4]
     Engine.load(tmp_path, full=True)  # and it is a checkpoint already
 
     training.train(demos, tmp_path, TINY, lambda _: None)
     resumed, whole = checkpoint(tmp_path), checkpoint(trained)
     assert resumed["step"] == whole["step"] == 6
+    assert [line["step"] for line in logged(tmp_path)] == [2, 4, 6]  # the lost step is told once
     for part in ("policy", "guidance"):
         torch.testing.assert_close(resumed[part], whole[part], rtol=0, atol=0)
     torch.testing.assert_close(resumed["optimizer"]["state"], whole["optimizer"]["state"], rtol=0, atol=0)
@@ -376,7 +424,75 @@ def test_without_demonstrations_there_is_nothing_to_train_on(tmp_path: Path, lef
     with pytest.raises(NoDemonstrationsError) as caught:
         training.train(tmp_path, tmp_path / "out", TINY, lambda _: None)
     assert str(caught.value) == (
-        f"demonstrations {str(tmp_path / '0000000-0000005.npz')!r} are missing; record them: "
+        f"demonstrations {str(tmp_path / f'0000000-{EPISODES - 1:07d}.npz')!r} are missing; record them: "
         "vlaq train does so by itself"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_one_episode_is_too_few(tmp_path: Path) -> None:
+    assert list(demonstrations.generate(demonstrations.plan(tmp_path, 1), processes=1)) == [(1, 1)]
+    with pytest.raises(TooFewDemonstrationsError) as caught:
+        training.train(tmp_path, tmp_path / "out", replace(TINY, episodes=1), lambda _: None)
+    frames = len(demonstrations.load(demonstrations.plan(tmp_path, 1))[0]["seed"])
+    assert str(caught.value) == (
+        f"the demonstrations have 0 frames to train on and {frames} frames of held-out episodes (1 in 40), "
+        "expected some of each; give more --episodes"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["file", "file/deeper/out"])
+def test_a_file_is_not_overwritten(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputExistsError) as caught:
+        training.check(tmp_path / out, TINY)
+    assert str(caught.value) == (
+        f"{str(tmp_path / 'file')!r} exists; nothing was written: remove it, or give another --out"
+    )
+
+
+# A run that begins from a checkpoint
+
+
+@pytest.fixture(scope="module")
+def released(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is kept of a run: the policy alone."""
+    directory = tmp_path_factory.mktemp("released") / "policy"
+    shutil.copytree(trained, directory, ignore=shutil.ignore_patterns(training.CHECKPOINT_FILE, training.LOG_FILE))
+    return directory
+
+
+def test_a_run_begins_from_a_checkpoint(demos: Path, released: Path, tmp_path: Path) -> None:
+    still = replace(TINY, init=released, vision_steps=0, steps=1, learning_rate=0.0)
+    training.train(demos, tmp_path, still, lambda _: None)
+    began, source = checkpoint(tmp_path)["policy"], Checkpoint.open(released)
+    assert began.keys() == source.places.keys()
+    for name, tensor in began.items():
+        assert torch.equal(tensor, source.tensor(name).float()), name
+    assert (tmp_path / "policy.json").read_bytes() == (released / "policy.json").read_bytes()  # of the demonstrations
+
+
+def test_it_is_the_weights_to_begin_from_that_make_a_run_another(
+    demos: Path, released: Path, tmp_path: Path, policy: PI0ForConditionalGeneration
+) -> None:
+    recipe = replace(TINY, init=released, vision_steps=0, steps=1)
+    training.train(demos, tmp_path / "out", recipe, lambda _: None)
+    moved = tmp_path / "moved"
+    shutil.copytree(released, moved)
+    training.check(tmp_path / "out", replace(recipe, init=moved))
+    policy.save_pretrained(moved)
+    for other in (moved, None):
+        with pytest.raises(OtherRunError):
+            training.check(tmp_path / "out", replace(recipe, init=other))
+
+
+def test_a_model_that_is_no_run_is_not_overwritten(released: Path) -> None:
+    """Not even by a run that begins from it."""
+    with pytest.raises(OutputExistsError):
+        training.check(released, replace(TINY, init=released))
+
+
+def test_what_is_no_checkpoint_cannot_be_begun_from(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError):
+        training.check(tmp_path / "out", replace(TINY, init=tmp_path))

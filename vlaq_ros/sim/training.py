@@ -338,7 +338,9 @@ class _Run:
         log = self._out / LOG_FILE
         if log.is_file():
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            log.write_text("".join(lines[: self._step // REPORT_EVERY]), encoding="utf-8")
+            kept = [line for line in lines if json.loads(line)["step"] <= self._step]
+            if kept != lines:
+                log.write_text("".join(kept), encoding="utf-8")
 
     @torch.no_grad()
     def _held_out_errors(self) -> tuple[float, float, float] | tuple[None, None, None]:
