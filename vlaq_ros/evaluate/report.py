@@ -51,7 +51,7 @@ def timeline(recording: Recording, plans: tuple[PrecisionPlan, ...], path: Path)
     results.set_ylabel("episode", rotation=0, ha="right", va="center")
     shown = min(float(np.nanmax(recording.sensitivity.values, initial=1.0)), MOST_SENSITIVITY)
     motion.set(ylabel="sensitivity S", ylim=(0, 1.05 * shown))
-    for plan in plans[:-1]:
+    for plan in (plan for plan in plans[:-1] if 0 <= plan.threshold <= shown):  # a static plan's lie beyond
         motion.axhline(plan.threshold, color=colours[plan.name], linestyle="--", linewidth=1.2)
         motion.text(1.003, plan.threshold, f"above:\n{plan.name}", transform=motion.get_yaxis_transform(), va="center")
     gripper.set(ylabel="gripper finger [mm]", xlabel="time [s]", ylim=(0, None))

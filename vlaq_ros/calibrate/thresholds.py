@@ -1,0 +1,264 @@
+"""Which sensitivity S asks for which precision, and whether switching pays: DyQ-VLA's dispatch (arXiv 2603.07904).
+
+The paper bounds the action error by a function of S that it does not publish. Ours, in its place: a chunk that errs by
+e moves the end of the episode by s e, where s (m per unit of normalised action) rises with S, so that
+
+    error bound(S) = tolerated deviation / s(S)       s: isotonic in S, from episodes with one low-precision chunk
+    threshold = the S up to which the 95th percentile of a precision's error keeps within the bound
+
+Both factors are measured: s alone may rise with S for no other reason than that slow chunks err little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.stats import rankdata
+
+from vlaq_ros.calibrate.injection import Chunk, Injection
+from vlaq_ros.datatypes import FloatArray
+from vlaq_ros.errors import TooFewInjectionsError
+from vlaq_ros.evaluate.motion import FINE_SHARE
+
+NEVER = 1e9  # a threshold above any S
+ALWAYS = -1.0  # one below any
+LEAST_EPISODES = 5
+TOLERATED_SUCCESS = 0.95  # of the episodes that deviate no more than tolerated
+_BINS = 20
+_RESAMPLES = 1000
+_CHANGE = 1e-4  # the least by which thresholds fall
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A correlation with its 95 % interval, from resampled episodes."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}, 95 % interval {self.low:.2f} to {self.high:.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What the thresholds follow from, at K values of S."""
+
+    sensitivities: FloatArray  # [K], rising
+    gains_m: FloatArray  # [K] s
+    errors: Mapping[str, FloatArray]  # precision -> [K] 95th percentile, smoothed
+    tolerated_m: float
+
+    @property
+    def bound(self) -> FloatArray:
+        """Largest tolerable action error [K]; infinite where errors did not matter."""
+        with np.errstate(divide="ignore"):
+            return np.divide(self.tolerated_m, self.gains_m)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """How S goes with what low precision does, over all injected chunks."""
+
+    injections: int
+    episodes: int
+    spearman: Estimate  # of S and s
+    pearson: Estimate  # the paper's
+    deviation: Estimate  # rank correlation of S and the deviation itself
+    tolerated_error: float  # up to which 95 % of the episodes succeeded
+    curves: Curves
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """The map from S to precisions, as `PrecisionPlan` takes it."""
+
+    thresholds: tuple[float, ...]  # one for each precision, finest first, falling
+    static: str | None  # the precision that serves every chunk; None: they are switched
+    verdict: str
+    evidence: Evidence | None  # None: only S was known
+
+
+def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispatch:
+    """Set thresholds where nothing is known of the effect of errors.
+
+    The finest precision gets `FINE_SHARE` of the time, the others equal shares of the rest.
+
+    Args:
+        precisions: finest first.
+        sensitivities: S [N] on the policy's own episodes; nan where the motion was unknown.
+    """
+    shares = np.linspace(1 - FINE_SHARE, 0, len(precisions))[:-1]
+    thresholds = _falling(np.nanquantile(sensitivities, shares))
+    verdict = (
+        "Whether switching pays is not known: no environment was given to measure it in. "
+        "The thresholds are percentiles of S on the policy's own episodes."
+    )
+    return Dispatch(thresholds, None, verdict, None)
+
+
+def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injections: Sequence[Injection]) -> Dispatch:
+    """Set thresholds where errors cross their bound, and judge whether switching pays.
+
+    It pays if S ranks with s beyond doubt, and the map that follows uses more than one precision. Without such a signal
+    one precision serves every chunk: the coarsest whose errors (95th percentile) episodes survive, else the finest.
+
+    Args:
+        precisions: finest first, all in the chunks' errors.
+        chunks: of episodes at full precision.
+        injections: in some of these chunks.
+
+    Raises:
+        TooFewInjectionsError: they are of fewer than `LEAST_EPISODES` episodes.
+    """
+    chunks = [chunk for chunk in chunks if np.isfinite(chunk.sensitivity)]
+    injections = [row for row in injections if np.isfinite(row.chunk.sensitivity) and row.error > 0]
+    episodes = np.array([row.chunk.seed for row in injections])
+    if len(set(episodes.tolist())) < LEAST_EPISODES:
+        raise TooFewInjectionsError(len(set(episodes.tolist())), LEAST_EPISODES)
+    seen = np.array([row.chunk.sensitivity for row in injections])
+    deviations_m = np.array([row.deviation_m for row in injections])
+    injected = np.array([row.error for row in injections])
+    successes = np.array([row.success for row in injections])
+    gains_m = deviations_m / injected
+
+    sensitivities = np.array([chunk.sensitivity for chunk in chunks])
+    errors = {name: np.array([chunk.errors[name] for chunk in chunks]) for name in precisions[1:]}
+    centres, bins = _bins(sensitivities)
+    curves = Curves(
+        sensitivities=centres,
+        gains_m=rising(seen, gains_m)(centres),
+        errors={name: _typical(values, bins) for name, values in errors.items()},
+        tolerated_m=tolerated(deviations_m, successes),
+    )
+    evidence = Evidence(
+        injections=len(injections),
+        episodes=len(set(episodes.tolist())),
+        spearman=clustered(_spearman, seen, gains_m, episodes),
+        pearson=clustered(_pearson, seen, gains_m, episodes),
+        deviation=clustered(_spearman, seen, deviations_m, episodes),
+        tolerated_error=tolerated(injected, successes),
+        curves=curves,
+    )
+    thresholds = _falling([crossing(curves, name) for name in precisions[1:]])
+    edges = [np.inf, *thresholds[:-1], -np.inf]
+    shares = [float(np.mean((sensitivities <= high) & (sensitivities > low))) for high, low in pairwise(edges)]
+    survived = [name for name, values in errors.items() if np.percentile(values, 95) <= evidence.tolerated_error]
+    return _judge(thresholds, dict(zip(precisions, shares, strict=True)), survived, evidence)
+
+
+def static_thresholds(precisions: Sequence[str], name: str) -> tuple[float, ...]:
+    """Thresholds under which the controller asks for one precision at every S that is known."""
+    chosen = precisions.index(name)
+    return _falling([NEVER if k < chosen else ALWAYS for k in range(len(precisions) - 1)])
+
+
+def rising(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """Fit the rising function nearest to `y` [N] at `x` [N] in least squares; flat beyond them, straight between."""
+    points, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    means = np.bincount(which, y) / counts
+    fitted = isotonic_regression(means, weights=counts).x
+    return lambda at: np.interp(at, points, fitted)
+
+
+def tolerated(harms: FloatArray, successes: NDArray[np.bool_]) -> float:
+    """Largest harm, a deviation or an error, up to which 95 % of the episodes [N] succeeded; 0 if there is none."""
+    values, which, counts = np.unique(harms, return_inverse=True, return_counts=True)
+    rates = np.cumsum(np.bincount(which, successes)) / np.cumsum(counts)
+    return float(values[rates >= TOLERATED_SUCCESS].max(initial=0.0))
+
+
+def crossing(curves: Curves, precision: str) -> float:
+    """The S up to which a precision's error keeps within the bound: `NEVER` if everywhere, `ALWAYS` if nowhere."""
+    excess_m = curves.errors[precision] * curves.gains_m - curves.tolerated_m
+    above = np.flatnonzero(excess_m > 0)
+    if not len(above):
+        return NEVER
+    if above[0] == 0:
+        return ALWAYS
+    ends = slice(above[0] - 1, above[0] + 1)
+    return float(np.interp(0, excess_m[ends], curves.sensitivities[ends]))
+
+
+def clustered(
+    statistic: Callable[[FloatArray, FloatArray], float], x: FloatArray, y: FloatArray, clusters: NDArray[np.int64]
+) -> Estimate:
+    """Estimate a statistic of `x` and `y` [N], resampling whole clusters [N]: rows of one episode are alike."""
+    rows = [np.flatnonzero(clusters == cluster) for cluster in np.unique(clusters)]
+    rng = np.random.default_rng(0)
+    draws = (np.concatenate([rows[k] for k in rng.integers(len(rows), size=len(rows))]) for _ in range(_RESAMPLES))
+    low, high = np.percentile([statistic(x[draw], y[draw]) for draw in draws], (2.5, 97.5))
+    return Estimate(statistic(x, y), float(low), float(high))
+
+
+def _spearman(x: FloatArray, y: FloatArray) -> float:
+    return _pearson(rankdata(x), rankdata(y))
+
+
+def _pearson(x: FloatArray, y: FloatArray) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
+
+
+def _bins(sensitivities: FloatArray) -> tuple[FloatArray, list[NDArray[np.int64]]]:
+    """Medians [K] and rows of quantile bins."""
+    bins = np.array_split(np.argsort(sensitivities, kind="stable"), min(_BINS, len(sensitivities)))
+    return np.array([np.median(sensitivities[rows]) for rows in bins]), bins
+
+
+def _typical(errors: FloatArray, bins: Sequence[NDArray[np.int64]]) -> FloatArray:
+    """95th percentiles [K] of errors in bins, made monotonic in the direction that fits better."""
+    percentiles = np.array([np.percentile(errors[rows], 95) for rows in bins])
+    fits = [isotonic_regression(percentiles, increasing=increasing).x for increasing in (True, False)]
+    best: FloatArray = min(fits, key=lambda fit: float(np.sum((fit - percentiles) ** 2)))
+    return best
+
+
+def _falling(crossings: Sequence[float] | FloatArray) -> tuple[float, ...]:
+    """Append the coarsest precision's threshold and make them fall, as a manifest wants it.
+
+    A precision whose threshold is lifted by this is asked for at no S that occurs.
+    """
+    thresholds = [0.0 if not len(crossings) or crossings[-1] > 0 else float(crossings[-1]) - 1]
+    for threshold in reversed([round(float(crossing), 4) for crossing in crossings]):
+        thresholds.append(max(threshold, round(thresholds[-1] + _CHANGE, 4)))
+    return tuple(reversed(thresholds))
+
+
+def _judge(
+    thresholds: tuple[float, ...], shares: Mapping[str, float], survived: Sequence[str], evidence: Evidence
+) -> Dispatch:
+    """Switch where that pays, else name the precision that serves every chunk.
+
+    Args:
+        thresholds: where errors cross their bound.
+        shares: of the chunks that each precision serves under them, finest first.
+        survived: precisions whose errors episodes survive, the coarsest last.
+        evidence: for the verdict's words.
+    """
+    used = [name for name, share in shares.items() if share > 0]
+    said = (
+        f"Spearman {evidence.spearman}; Pearson {evidence.pearson}; S and the deviation itself: Spearman "
+        f"{evidence.deviation}; {evidence.injections} injected chunks in {evidence.episodes} episodes"
+    )
+    signal = evidence.spearman.low > 0
+    if signal and len(used) > 1:
+        parts = ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
+        verdict = f"Switching pays: S rises with the sensitivity to errors ({said}), and chunks are {parts}."
+        return Dispatch(thresholds, None, verdict, evidence)
+    finest = next(iter(shares))
+    if signal:
+        (static,) = used
+        why = f"S rises with the sensitivity to errors ({said}), but every chunk falls to one precision"
+        because = "as the error bound has it at every S that occurs"
+    else:
+        static = survived[-1] if survived else finest
+        why = f"S carries no signal of the sensitivity to errors for this policy and robot ({said})"
+        because = "the coarsest whose errors episodes survive" if survived else "for episodes survive no coarser one"
+    verdict = f"Switching does not pay: {why}. The plan is static: {static} serves every chunk, {because}."
+    return Dispatch(static_thresholds(list(shares), static), static, verdict, evidence)
