@@ -329,3 +329,13 @@ class BudgetError(VlaqError):
             f"the budget is {limit:g} {unit}, expected {low:g}, the least that can be, to {high:g}, what 16 bits need; "
             "give --budget a number between them"
         )
+
+
+class TooFewInjectionsError(VlaqError):
+    """Too few episodes succeed at full precision to say what errors do to them."""
+
+    def __init__(self, got: int, expected: int) -> None:
+        super().__init__(
+            f"errors were injected into {got} episodes that succeed at full precision, expected at least {expected}; "
+            "give it more episodes, or a policy that succeeds more often"
+        )
