@@ -148,7 +148,8 @@ def queue(
 
     Where rows are paid for in tiles, the price of those that would share one is their mean. In bits, no channel gets
     narrower with more budget, so that the prediction never rises where no channel is better off narrower.
-    A step that hides a cheaper one is not looked behind: of 12 random channels, that costs 12 % at most.
+    A step that hides a cheaper one is not looked behind: in 40 draws of 12 channels without
+    convexity, at 8 bits, that costs 2.5 % in the mean and 12 % at most.
     Arguments and errors are those of `staged`.
     """
     problem = _Problem(sensitivity, shapes, budget, fixed)
