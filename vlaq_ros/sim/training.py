@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -226,9 +226,7 @@ def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], N
     shards = demonstrations.plan(demos, recipe.episodes)
     if missing := [path for path in shards if not path.is_file()]:
         raise NoDemonstrationsError(missing[0])
-    raw, episodes = demonstrations.load(shards)
-    tokenizer = build_tokenizer(TASKS)
-    frames = Frames(raw, spec_of(raw, episodes, recipe, longest_text(tokenizer, TASKS)), tokenizer)
+    frames = _frames(shards, recipe)
     if not (len(frames.training) and len(frames.held_out)):
         raise TooFewDemonstrationsError(len(frames.training), len(frames.held_out))
     out.mkdir(parents=True, exist_ok=True)
@@ -242,6 +240,13 @@ def train(demos: Path, out: Path, recipe: Recipe, report: Callable[[Progress], N
         workers.join(timeout=1)
         for process in workers.processes:
             process.terminate()
+
+
+def _frames(shards: Iterable[Path], recipe: Recipe) -> Frames:
+    """Read shards; what they hold beside the frames is not kept."""
+    raw, episodes = demonstrations.load(shards)
+    tokenizer = build_tokenizer(TASKS)
+    return Frames(raw, spec_of(raw, episodes, recipe, longest_text(tokenizer, TASKS)), tokenizer)
 
 
 def _work(index: int, frames: Frames, out: Path, recipe: Recipe, report: Callable[[Progress], None] | None) -> None:
