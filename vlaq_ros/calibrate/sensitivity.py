@@ -1,0 +1,106 @@
+"""QVLA (arXiv 2602.03782): what the action loses when one output channel of one linear layer gets fewer bits.
+
+s(l, c, b) is the squared error of the normalised action chunk, summed over its steps and dimensions and averaged over
+observations, with channel c of layer l rounded to b bits and all else at full precision (Eq. 4). A forward pass for
+every channel and width would take days, so a proxy gives all of them and true passes replace those that matter most.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from vlaq_ros.calibrate.exact import exact
+from vlaq_ros.calibrate.noise import noise
+from vlaq_ros.calibrate.probe import Batch, Probe, layers, watching
+from vlaq_ros.calibrate.storage import WIDTHS
+
+
+def jacobian(probe: Probe, *, probes: int = 8, seed: int = 0, report: Callable[[int], None]) -> dict[str, Tensor]:
+    """Estimate every sensitivity from the Jacobian of the actions (Eq. 6): the error to first order in the rounding.
+
+    With D the rounding error of row c and J the Jacobian of an observation's actions with respect to that row, the
+    error is |J D|^2. Hutchinson's estimator has its mean without ever forming J: E (v . J D)^2 over v ~ N(0, I), and
+    v . J is one backward pass for all layers, denoising steps and tokens together.
+
+    The appendix multiplies the Jacobian's norm by the variance of the noise, as if tokens erred independently. They
+    share the row's one error D and look alike, so their effects add up.
+
+    Memory: the outputs of all quantized layers for one batch, and their weights four times over in float32.
+
+    Args:
+        probe: the network and its observations.
+        probes: v's per observation; an estimate is off by about sqrt(2 / (probes * observations)) of itself.
+        seed: of the v's.
+        report: called with the number of observations done.
+
+    Returns:
+        Layer -> [4, O] float64, in squared normalised actions, by the widths of `storage.WIDTHS`.
+    """
+    linears = layers(probe.network)
+    noises = {name: noise(linear.weight) for name, linear in linears.items()}
+    sums = {name: each.new_zeros(each.shape[:2], dtype=torch.float64) for name, each in noises.items()}
+    generator = torch.Generator().manual_seed(seed)
+    for batch in probe.batches:
+        actions, inputs, outputs = _record(probe, batch)
+        x = {name: _by_observation(calls, len(actions)) for name, calls in inputs.items()}
+        for _ in range(probes):
+            v = torch.randn(actions.shape, generator=generator).to(actions)
+            gradients = iter(torch.autograd.grad(actions, [y for calls in outputs.values() for y in calls], v, True))
+            for name, calls in outputs.items():
+                g = _by_observation([next(gradients) for _ in calls], len(actions))
+                for x_one, g_one in zip(x[name], g, strict=True):  # g^T x: the gradient with respect to the weight
+                    sums[name] += torch.einsum("wok,ok->wo", noises[name], g_one.T @ x_one).double().square()
+        report(len(batch.rows))
+    return {name: total / (probes * len(probe.teacher)) for name, total in sums.items()}
+
+
+def _record(probe: Probe, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Give the actions [B, T, A], and layer by layer what went in and came out of every call."""
+    inputs: dict[str, list[Tensor]] = defaultdict(list)
+    outputs: dict[str, list[Tensor]] = defaultdict(list)
+
+    def keep(name: str, x: Tensor, y: Tensor) -> None:
+        inputs[name].append(x.detach())
+        outputs[name].append(y.requires_grad_())  # nothing before the first layer does
+
+    with watching(probe.network, layers(probe.network), keep):
+        actions = probe.differentiable(probe.network, batch)
+    return actions, inputs, outputs
+
+
+def _by_observation(calls: list[Tensor], observations: int) -> Tensor:
+    """Put the tokens of all calls of a layer, and of all cameras, behind their observation: [B, tokens, features]."""
+    return torch.cat([call.reshape(observations, -1, call.shape[-1]) for call in calls], dim=1)
+
+
+def refine(
+    sensitivity: Mapping[str, Tensor], probe: Probe, *, rows: int = 200, report: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Replace the sensitivities of the most sensitive channels by true ones, at 8 and at 4 bits.
+
+    Args:
+        sensitivity: layer -> [4, O], as `jacobian` gives it; channels are ranked over all layers by their 4 bits.
+        probe: the network and its observations, all of which every pass takes.
+        rows: how many channels; each costs two passes.
+        report: called with the number of passes done.
+
+    Returns:
+        Layer -> [4, O]; other channels and widths are as they were.
+    """
+    refined = {name: each.clone() for name, each in sensitivity.items()}
+    at_4 = WIDTHS.index(4)
+    scores = torch.cat([each[at_4] for each in sensitivity.values()])
+    places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
+    chosen: dict[str, list[int]] = defaultdict(list)
+    for index in scores.topk(min(rows, len(places))).indices.tolist():
+        name, channel = places[index]
+        chosen[name].append(channel)
+    for name, channels in chosen.items():
+        for bits in (8, 4):
+            refined[name][WIDTHS.index(bits), channels] = exact(probe, name, channels, bits)
+            report(len(channels))
+    return refined
