@@ -34,7 +34,7 @@ from vlaq_ros.observe import Observer
 from vlaq_ros.policy.description import Description
 from vlaq_ros.policy.spec import PolicySpec
 
-SPACING_S = 0.1  # between two moments: closer ones say the same
+SPACING_S = 0.08  # between two moments, closer ones say the same; a little less than the period of a slow camera
 _STORAGES = (".mcap", ".db3")
 _IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 
@@ -144,6 +144,7 @@ def _samples(
         wanted[INSTRUCTION] = _TEXT
     else:
         observer.push_instruction(instruction)
+    images_ns: dict[str, int] = {}
     joints_ns = 0
     last: tuple[int, int] | None = None  # epoch and stamp of the last observation
     for topic, message in _messages(bag, wanted):
@@ -154,10 +155,11 @@ def _samples(
             joints_ns = messages.stamp_ns(message.header.stamp)
         else:
             observer.push_image(cameras[topic], message)
-            image_ns = messages.stamp_ns(message.header.stamp)
-            if last is not None and last[0] == observer.epoch and image_ns - last[1] < SPACING_S * 1e9:
+            images_ns[topic] = now_ns = messages.stamp_ns(message.header.stamp)
+            oldest_ns = min(images_ns.values())  # every camera must have seen more since, or pairs would be torn apart
+            if last is not None and last[0] == observer.epoch and oldest_ns - last[1] < SPACING_S * 1e9:
                 continue
-            sampled = observer.sample(max(image_ns, joints_ns))  # a recording's present is its newest stamp
+            sampled = observer.sample(max(now_ns, joints_ns))  # a recording's present is its newest stamp
             if isinstance(sampled, Observation):
                 last = observer.epoch, sampled.stamp_ns
             yield observer.epoch, sampled
