@@ -65,7 +65,7 @@ def from_bags(
         instruction: what the robot was asked to do; None for what the recordings say on /instruction.
         count: how many observations.
         seed: of the choice and of the noise.
-        report: called with the observations kept so far.
+        report: called with the number of observations kept since the last call.
 
     Raises:
         UnreadableBagError: a recording cannot be read.
@@ -103,7 +103,7 @@ def from_bags(
     for row, observation in enumerate(fresh):
         if row in chosen:
             kept.append(observation)
-            report(len(kept))
+            report(1)
     return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
 
 

@@ -31,7 +31,7 @@ def open_data(
         instruction: what the robot was asked to do; None for what a recording says itself.
         count: how many observations.
         seed: of the choice and of the noise.
-        report: called with the observations done so far.
+        report: called with the number of observations done since the last call.
 
     Raises:
         CalibrationDataError: there is neither.

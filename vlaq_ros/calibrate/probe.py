@@ -48,7 +48,7 @@ class Probe:
     """A network in full precision, and a buffer in batches that it can run.
 
     Args:
-        checkpoint: of the network.
+        checkpoint: which policy it is.
         network: its modules, in float32 for differentiation on a CPU.
         buffer: of N observations.
 
@@ -64,6 +64,7 @@ class Probe:
         self.config: PI0Config = checkpoint.config
         self.spec: PolicySpec = checkpoint.spec
         self.network, self.buffer, self.steps = network, buffer, checkpoint.spec.denoising_steps
+        self._checkpoint = checkpoint
         self.batches = _batches(Encoder(checkpoint, network), buffer, network)
 
     @classmethod
@@ -76,6 +77,10 @@ class Probe:
         """
         network = pi0.assemble(checkpoint.config, checkpoint.parameters(), {}, torch.float32, torch.device("cpu"))
         return cls(checkpoint, network, buffer)
+
+    def of(self, network: PI0Network) -> Probe:
+        """Look through another network of the same configuration, such as one that acts alike."""
+        return Probe(self._checkpoint, network, self.buffer)
 
     @cached_property
     def teacher(self) -> Tensor:
@@ -125,7 +130,7 @@ class Probe:
 
     @property
     def _columns(self) -> int:
-        return self.spec.action_mean.shape[-1]
+        return len(self.spec.action_mean.T)
 
     def _cache(self, batch: int, tokens: int) -> Cache:
         weight = self.network.projector.weight

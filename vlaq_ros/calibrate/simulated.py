@@ -40,7 +40,7 @@ def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, repo
         count: how many observations.
         seed: of the layouts, of the choice and of the noise.
         jobs: processes that roll out; the buffer does not depend on it.
-        report: called with the observations seen so far, in parts of `count`.
+        report: called with the share of `count` that was seen since the last call.
 
     Raises:
         NotSimulatedError: the policy is for other tasks, cameras or joints than the simulation's.
@@ -66,7 +66,7 @@ def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, repo
     outcomes: list[Outcome] = []
     for outcome in running:
         outcomes.append(outcome)
-        report(len(outcomes) * count // len(episodes))
+        report(len(outcomes) * count // len(episodes) - (len(outcomes) - 1) * count // len(episodes))
     outcomes.sort(key=lambda outcome: outcome.seed)
     observations = [(outcome.seed, observation) for outcome in outcomes for observation in outcome.observations]
     columns = _columns(spec)
@@ -89,7 +89,7 @@ def from_demonstrations(
         policy: whose cameras, joints and instructions they must hold.
         count: how many observations.
         seed: of the choice and of the noise.
-        report: called with the observations kept so far.
+        report: called with the number of observations kept since the last call.
 
     Raises:
         UnreadableDemonstrationsError: a file cannot be read.
@@ -117,8 +117,14 @@ def from_demonstrations(
             state = states[frame].astype(np.float64)
             moment = moments[row]
             kept.append(Observation(moment.stamp_ns, pixels, panda.JOINT_NAMES, state, moment.instruction))
-        report(len(kept))
+            report(1)
     return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
+
+
+def is_simulated(spec: PolicySpec) -> bool:
+    """Say whether a policy can drive the simulated arm."""
+    cameras, joints = set(spec.cameras) <= set(CAMERAS), set(spec.joint_names) <= set(panda.JOINT_NAMES)
+    return cameras and joints and set(spec.instructions) <= TASKS.keys()
 
 
 def _check(spec: PolicySpec) -> None:

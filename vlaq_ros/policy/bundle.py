@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -101,6 +102,8 @@ def write(
     *,
     embedding_bits: int,
     report: Callable[[int], None],
+    replaced: Mapping[str, Tensor] = MappingProxyType({}),
+    calibration: str | None = None,
 ) -> None:
     """Quantize a checkpoint into a bundle, holding one layer and one shard of the bundle at a time.
 
@@ -111,6 +114,8 @@ def write(
         quantize: gives the codes of each linear layer, with a width for every precision.
         embedding_bits: of the word embeddings: 16, or 8 with a scale per row.
         report: called with the number of weights that were done since the last call.
+        replaced: values of parameters that are not quantized, by their names, where they are not the checkpoint's.
+        calibration: sha256 of what the codes were calibrated on; None: data-free.
 
     Raises:
         OutputExistsError: `out` is there.
@@ -133,7 +138,7 @@ def write(
             elif module == EMBEDDING and embedding_bits == 8:
                 yield _coded_rows(tensor)
             else:
-                yield {name: _in_16_bits(tensor)}
+                yield {name: _in_16_bits(replaced.get(name, tensor))}
             report(tensor.numel())
 
     _save(tensors(), partial)
@@ -142,7 +147,7 @@ def write(
             shutil.copyfile(checkpoint.directory / name, partial / name)
     files = {path.name: FileFacts(path.stat().st_size, sha256([path])) for path in sorted(partial.iterdir())}
     origin = Source(checkpoint.directory.resolve().name, checkpoint.sha256)
-    Manifest(origin, None, tuple(precisions), embedding_bits, layers, files).save(partial)
+    Manifest(origin, calibration, tuple(precisions), embedding_bits, layers, files).save(partial)
     partial.rename(out)
 
 

@@ -1,0 +1,264 @@
+"""A whole calibration: observations, codes, a bundle, and what it does, measured. This is `vlaq calibrate`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vlaq_ros.calibrate import export
+from vlaq_ros.calibrate.buffer import Buffer
+from vlaq_ros.calibrate.correlation import Correlation, rank_correlation
+from vlaq_ros.calibrate.data import open_data
+from vlaq_ros.calibrate.exact import cumulative, deviations
+from vlaq_ros.calibrate.injection import Chunk, Injection
+from vlaq_ros.calibrate.perturbation import perturb
+from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Stage, calibrate
+from vlaq_ros.calibrate.probe import Probe
+from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
+from vlaq_ros.calibrate.simulated import from_rollouts, is_simulated
+from vlaq_ros.calibrate.steps import Steps
+from vlaq_ros.calibrate.storage import WIDTHS
+from vlaq_ros.calibrate.thresholds import Dispatch, by_error_bound
+from vlaq_ros.config import RobotConfig
+from vlaq_ros.errors import BudgetError, OutputExistsError
+from vlaq_ros.policy import pi0
+from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.engine import Engine
+from vlaq_ros.policy.memory import Memory
+
+INJECTIONS = 3  # chunks of low precision for every episode, each in a run of its own
+FIRST_SEED = 600_000  # of the episodes that chunks are injected into
+_AROUND = (0.85, 1.25, 1.6, 2.0)  # budgets beside the chosen one, that the report compares
+_CHECKED, _CHECKED_ON = 40, 16  # channels whose sensitivity is measured by true passes, and on how many observations
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for."""
+
+    checkpoint: Path
+    out: Path
+    recipe: str  # a name of `RECIPES`
+    budget: float  # bytes of the quantized linears, all precisions resident, over theirs in bf16
+    data: Path | None  # recordings or demonstrations; None: the policy's own rollouts in simulation
+    robot: RobotConfig  # whose topics were recorded
+    instruction: str | None  # for recordings that do not say it
+    observations: int
+    denoise_steps: tuple[int, int] | None  # fine and coarse; None: the checkpoint's
+    episodes: int  # in simulation, to learn whether switching pays; 0: not asked
+    jobs: int  # processes
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The same recipe at another budget."""
+
+    budget: float
+    bytes_over_bf16: float
+    predicted: float
+    nmse: tuple[float, ...]  # at every precision
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How far the estimate of sensitivity ranks channels like true forward passes with 4 bits do."""
+
+    exact: Correlation
+    cumulative: Correlation  # single-step against cumulative, both from true passes
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that is known of a calibration when it is done: what the bundle's report shows."""
+
+    name: str  # of the bundle
+    source: str  # of the checkpoint
+    source_sha256: str
+    recipe_name: str
+    recipe: Recipe
+    budget: float
+    denoise_steps: tuple[int, ...]
+    buffer: Buffer
+    calibrated: Calibrated
+    dispatch: Dispatch | None  # None: not asked, thresholds are the checkpoint's
+    thresholds: tuple[float, ...]
+    chunks: tuple[Chunk, ...]
+    injections: tuple[Injection, ...]
+    memory: Memory  # of the bundle as the robot loads it
+    curve: tuple[Point, ...]  # by rising budget
+    checks: Checks | None  # None: the recipe estimates no sensitivities
+    seconds: Mapping[str, float]  # by stage
+    peak_bytes: int  # that the process was resident at most
+
+
+def make(request: Request, stage: Stage) -> Facts:
+    """Calibrate a checkpoint into a bundle.
+
+    Results of finished steps lie beside `request.out` until the bundle is there; asked again, the same request goes on
+    with them. Memory: the network in float32, its codes, and one pass's activations and moments.
+
+    Args:
+        request: what is asked for.
+        stage: for progress.
+
+    Raises:
+        OutputExistsError: the bundle is there.
+        VlaqError: checkpoint, data or budget cannot be used.
+    """
+    if request.out.exists():
+        raise OutputExistsError(request.out)
+    checkpoint = Checkpoint.open(request.checkpoint)
+    clock = _Clock(stage)
+    work = request.out.with_name(f"{request.out.name}.work") / _identity(request, checkpoint)
+    buffer = _buffer(request, checkpoint, work / "buffer.safetensors", clock)
+    steps, recipe = Steps(work), RECIPES[request.recipe]
+    probe = Probe.open(checkpoint, buffer)
+    calibrated = calibrate(probe, recipe, request.budget, steps, clock)
+    points = (_point(request.budget, calibrated), *_curve(probe, request, steps, clock))
+    checks = _checks(probe, calibrated, clock) if recipe.estimator is not Estimator.NONE else None
+
+    denoise_steps = request.denoise_steps or (checkpoint.spec.denoising_steps,) * len(NAMES)
+    thresholds: tuple[float, ...] = (checkpoint.spec.fine_threshold, 0.0)
+    made = work / "bundle"
+    shutil.rmtree(made, ignore_errors=True)
+    plans = export.plans(denoise_steps, thresholds)
+    report = clock("bundle", sum(shape.numel() for shape in pi0.shapes(checkpoint.config).values()))
+    export.write(checkpoint, made, calibrated, plans, calibration=buffer.sha256, report=report)
+    engine = Engine.load(made)
+    dispatch: Dispatch | None = None
+    chunks: list[Chunk] = []
+    injections: list[Injection] = []
+    if request.episodes and is_simulated(checkpoint.spec):
+        chunks, injections = _perturbed(request, checkpoint, engine, clock)
+        dispatch = by_error_bound(NAMES, chunks, injections)
+        thresholds = dispatch.thresholds
+        export.set_thresholds(made, thresholds)
+    facts = Facts(
+        name=request.out.name,
+        source=checkpoint.directory.resolve().name,
+        source_sha256=checkpoint.sha256,
+        recipe_name=request.recipe,
+        recipe=recipe,
+        budget=request.budget,
+        denoise_steps=tuple(denoise_steps),
+        buffer=buffer,
+        calibrated=calibrated,
+        dispatch=dispatch,
+        thresholds=thresholds,
+        chunks=tuple(chunks),
+        injections=tuple(injections),
+        memory=engine.memory,
+        curve=tuple(sorted(points, key=lambda point: point.budget)),
+        checks=checks,
+        seconds=clock.seconds(),
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+    made.rename(request.out)
+    shutil.rmtree(work.parent)
+    return facts
+
+
+def _identity(request: Request, checkpoint: Checkpoint) -> str:
+    """Name what decides the buffer and everything measured on it, apart from recipe and budget."""
+    data = None if request.data is None else str(request.data.resolve())
+    facts = [checkpoint.sha256, data, request.instruction, request.observations, request.seed]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _buffer(request: Request, checkpoint: Checkpoint, path: Path, stage: Stage) -> Buffer:
+    if path.is_file():
+        return Buffer.load(path)
+    count, report = request.observations, stage("observations", request.observations)
+    if request.data is None:
+        buffer = from_rollouts(checkpoint, count=count, seed=request.seed, jobs=request.jobs, report=report)
+    else:
+        buffer = open_data(
+            request.data,
+            request.robot,
+            checkpoint,
+            instruction=request.instruction,
+            count=count,
+            seed=request.seed,
+            report=report,
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer.save(path)
+    return buffer
+
+
+def _curve(probe: Probe, request: Request, steps: Steps, stage: Stage) -> tuple[Point, ...]:
+    """Follow the recipe at other budgets, as far as it can be followed there."""
+    points = []
+    for factor in _AROUND:
+        budget = factor * request.budget
+        try:
+            points.append(_point(budget, calibrate(probe, RECIPES[request.recipe], budget, steps, stage)))
+        except BudgetError:
+            continue
+    return tuple(points)
+
+
+def _point(budget: float, calibrated: Calibrated) -> Point:
+    allocation = calibrated.allocation
+    return Point(budget, allocation.bytes_over_bf16, allocation.predicted, calibrated.nmse)
+
+
+def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:
+    """Hold the estimate against true passes, for channels from the most to the least sensitive of all."""
+    sensitivity = calibrated.sensitivity or {}
+    at_4 = WIDTHS.index(4)
+    places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
+    estimates = np.concatenate([each[at_4].numpy() for each in sensitivity.values()])
+    spread = np.linspace(0, len(places) - 1, min(_CHECKED, len(places))).round().astype(int)
+    chosen = np.argsort(estimates)[spread]
+    rows = range(min(_CHECKED_ON, len(probe.buffer.observations)))
+    report = stage("sensitivities: true passes", len(chosen))
+    exact, summed = [], []
+    for index in chosen:
+        name, channel = places[index]
+        off = deviations(probe, name, [channel], 4, rows)
+        exact.append(float(off.square().sum(dim=-1).mean()))
+        summed.append(float(cumulative(off)))
+        report(1)
+    return Checks(rank_correlation(estimates[chosen], exact), rank_correlation(exact, summed))
+
+
+def _perturbed(
+    request: Request, checkpoint: Checkpoint, engine: Engine, stage: Stage
+) -> tuple[list[Chunk], list[Injection]]:
+    tasks = checkpoint.spec.instructions
+    first = FIRST_SEED + request.seed * request.episodes
+    episodes = [(first + k, tasks[k % len(tasks)]) for k in range(request.episodes)]
+    report = stage("does switching pay", (1 + INJECTIONS) * len(episodes))
+    full = Engine.load(request.checkpoint, full=True)
+    return perturb(full, engine, request.robot, episodes, each=INJECTIONS, seed=request.seed, report=report)
+
+
+class _Clock:
+    """Passes stages on, and takes the time of each until the next begins."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._began: list[tuple[str, float]] = []
+
+    def __call__(self, name: str, units: int) -> Callable[[int], None]:
+        """Begin a stage."""
+        self._began.append((name, time.monotonic()))
+        return self._stage(name, units)
+
+    def seconds(self) -> dict[str, float]:
+        """Give the seconds of every stage so far; those of one name are added."""
+        ends = [began for _, began in self._began[1:]] + [time.monotonic()]
+        answer: dict[str, float] = {}
+        for (name, began), end in zip(self._began, ends, strict=True):
+            answer[name] = answer.get(name, 0.0) + end - began
+        return answer

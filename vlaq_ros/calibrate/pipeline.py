@@ -1,0 +1,183 @@
+"""From a recipe and a budget to nested codes: the straight path that `vlaq calibrate` and the study walk.
+
+    smoothing -> sensitivities -> allocation -> moments -> codes -> matching
+
+Everything is measured on the network in full precision, or in full precision but for one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlaq_ros.calibrate import alignment, allocate, matching, smoothing
+from vlaq_ros.calibrate.allocate import Allocation, Budget
+from vlaq_ros.calibrate.hessian import hessian
+from vlaq_ros.calibrate.matching import Matching
+from vlaq_ros.calibrate.moments import moments
+from vlaq_ros.calibrate.probe import Probe, layers
+from vlaq_ros.calibrate.recipes import Estimator, Recipe, Smoothing, Widths
+from vlaq_ros.calibrate.sensitivity import jacobian
+from vlaq_ros.calibrate.steps import Steps
+from vlaq_ros.calibrate.storage import WIDTHS
+from vlaq_ros.calibrate.students import quantized
+from vlaq_ros.errors import BudgetError
+from vlaq_ros.policy.pi0 import PI0Network
+from vlaq_ros.quant.codes import NestedWeight, quantize
+from vlaq_ros.quant.rounding import feedback
+
+NAMES = ("fine", "coarse")  # of the precisions: the budget's widths, and 4 bits wherever there are 8
+ACTIVATION_BITS = 8
+_BISECTIONS = 12
+
+Stage = Callable[[str, int], Callable[[int], None]]
+"""Told of a stage and its number of units when it begins; gives what is to be called with the units done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a recipe has made of a network."""
+
+    network: PI0Network  # in full precision; smoothed, where the recipe smooths
+    beside: dict[str, Tensor]  # parameters beside the codes that are not the checkpoint's, as `bundle.write` takes them
+    sensitivity: dict[str, Tensor] | None  # layer -> [4, O]; None: the recipe asks for none
+    allocation: Allocation
+    nested: dict[str, NestedWeight]
+    matchings: tuple[Matching, ...]  # for every precision; none where the recipe does not match
+    nmse: tuple[float, ...]  # of the actions at every precision, against full precision from the same noise
+
+
+def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: Stage) -> Calibrated:
+    """Follow a recipe.
+
+    Args:
+        probe: of the checkpoint and the observations.
+        recipe: of methods.
+        budget: bytes of the quantized linears, all precisions resident, over theirs in bf16.
+        steps: what has been measured before, for this checkpoint and these observations.
+        stage: for progress.
+
+    Raises:
+        BudgetError: the recipe cannot reach the budget, or no plan can use it.
+    """
+    beside: dict[str, Tensor] = {}
+    if recipe.smoothing is not Smoothing.NONE:
+        probe, beside = _smoothed(probe, recipe.smoothing, stage)
+    sensitivity = _sensitivity(probe, recipe, steps, stage)
+    allocation = _allocation(probe, recipe, budget, sensitivity, stage)
+    nested = _codes(probe, recipe, allocation, stage)
+    matchings: tuple[Matching, ...] = ()
+    if recipe.matching:
+        nested, matchings = _matched(probe, nested, stage)
+    report = stage("action error", len(NAMES))
+    nmse = []
+    for index in range(len(NAMES)):
+        nmse.append(probe.nmse(probe.actions(quantized(probe.network, nested, index, ACTIVATION_BITS))))
+        report(1)
+    return Calibrated(probe.network, beside, sensitivity, allocation, nested, matchings, tuple(nmse))
+
+
+def _smoothed(probe: Probe, method: Smoothing, stage: Stage) -> tuple[Probe, dict[str, Tensor]]:
+    """Give the probe of the smoothed network, whose actions are the same, and its parameters that changed."""
+    network = probe.network
+    inputs = smoothing.observe(probe, layers(network), stage("smoothing: inputs", len(probe.teacher)))
+    if method is Smoothing.AWQ:
+        report = stage("smoothing: awq", len(smoothing.seams(network, probe.config)))
+        moved = smoothing.awq(network, probe.config, inputs, report)
+    else:
+        moved = smoothing.smoothquant(network, inputs)
+    folded = smoothing.fold(network, moved)
+    return probe.of(folded), smoothing.beside_weights(folded, moved)
+
+
+def _sensitivity(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> dict[str, Tensor] | None:
+    name = f"{recipe.estimator}-{recipe.smoothing}"
+    count = len(probe.teacher)
+    if recipe.estimator is Estimator.JACOBIAN:
+        return steps.take(name, lambda: jacobian(probe, report=stage("sensitivities: jacobian", count)))
+    if recipe.estimator is Estimator.HESSIAN:
+        return steps.take(name, lambda: hessian(probe, stage("sensitivities: hessian", count)))
+    return None
+
+
+def _allocation(
+    probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None, stage: Stage
+) -> Allocation:
+    shapes = {name: linear.weight.shape for name, linear in layers(probe.network).items()}
+    fixed = {name: 16 for name in shapes if recipe.layout.keeps(name)}
+    if recipe.widths is Widths.DRIFT:
+        return alignment.allocation(probe, shapes, budget, stage)
+    if sensitivity is None:
+        sensitivity = {name: torch.zeros(len(WIDTHS), shape[0]) for name, shape in shapes.items()}
+    if recipe.widths is Widths.UNIFORM:
+        return _widest([allocate.uniform(sensitivity, shapes, width, fixed) for width in (8, 4)], budget)
+    method = {Widths.LAYERWISE: allocate.layerwise, Widths.STAGED: allocate.staged, Widths.QUEUE: allocate.queue}[
+        recipe.widths
+    ]
+    if not recipe.in_bits:
+        return method(sensitivity, shapes, Budget.bytes(budget), fixed)
+    low, high = 4.0, 16.0  # mean bits: the most that keep the budget in bytes
+    kept = [allocate.uniform(sensitivity, shapes, 4, fixed)]
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        tried = method(sensitivity, shapes, Budget.bits(middle), fixed)
+        if tried.bytes_over_bf16 <= budget:
+            low = middle
+            kept.append(tried)
+        else:
+            high = middle
+    return _widest(kept[::-1], budget)
+
+
+def _widest(candidates: list[Allocation], budget: float) -> Allocation:
+    """Take the first that keeps the budget."""
+    for candidate in candidates:
+        if candidate.bytes_over_bf16 <= budget:
+            return candidate
+    shares = [candidate.bytes_over_bf16 for candidate in candidates]
+    raise BudgetError(budget, "of the bytes in bf16", min(shares), max(shares))
+
+
+def _codes(probe: Probe, recipe: Recipe, allocation: Allocation, stage: Stage) -> dict[str, NestedWeight]:
+    linears = layers(probe.network)
+    widths = {name: allocate.precisions(finest) for name, finest in allocation.widths.items()}
+    nested = {}
+    coded = [name for name in linears if recipe.feedback and (allocation.widths[name] < max(WIDTHS)).any()]
+    for name, moment in moments(probe, coded, stage("codes with feedback", len(coded))):
+        nested[name] = quantize(linears[name].weight, widths[name], feedback(moment))
+    report = stage("codes", len(linears))
+    for name, linear in linears.items():
+        if name not in nested:
+            nested[name] = quantize(linear.weight, widths[name])
+        report(1)
+    return {name: nested[name] for name in linears}
+
+
+def _matched(
+    probe: Probe, nested: dict[str, NestedWeight], stage: Stage
+) -> tuple[dict[str, NestedWeight], tuple[Matching, ...]]:
+    """Fold temperatures and balances of every precision into the scales."""
+    report = stage("matching", len(NAMES) + 1)
+    teacher = matching.measure(probe, probe.network)
+    report(1)
+    matchings = []
+    for index in range(len(NAMES)):
+
+        def student(gains: Mapping[str, Tensor], index: int = index) -> PI0Network:
+            folded = {
+                name: matching.fold(weight, gains[name].expand(len(NAMES), -1)) if name in gains else weight
+                for name, weight in nested.items()
+            }
+            return quantized(probe.network, folded, index, ACTIVATION_BITS)
+
+        matchings.append(matching.match(probe, teacher, student))
+        report(1)
+    gains = [matching.gains(each.alpha, each.beta, probe.config) for each in matchings]
+    folded = nested | {
+        name: matching.fold(nested[name], torch.stack([of_precision[name] for of_precision in gains]))
+        for name in gains[0]
+    }
+    return folded, tuple(matchings)
