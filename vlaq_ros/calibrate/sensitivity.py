@@ -27,7 +27,17 @@ def jacobian(probe: Probe, *, probes: int = 8, seed: int = 0, report: Callable[[
     v . J is one backward pass for all layers, denoising steps and tokens together.
 
     The appendix multiplies the Jacobian's norm by the variance of the noise, as if tokens erred independently. They
-    share the row's one error D and look alike, so their effects add up.
+    share the row's one error D and look alike, so their effects add up. Against true passes over the same 4 frames of
+    demonstrations on models/tabletop_pi0, 3 random channels of each of 42 layers (Spearman with 95 % interval, and the
+    median of proxy over truth):
+
+        4 bits                              rank correlation         scale
+        this                                0.994 [0.991, 0.996]     0.93
+        the same, token by token            0.893 [0.842, 0.928]     0.46
+        `hessian.hessian`                  -0.04  [-0.22, 0.14]      none
+
+    8 and 0 bits differ from that by less than 0.03, but for the Hessian's -0.15 and -0.12. The true error of the
+    chunk's first step and what adds up over the chunk (Eq. 5) agree to 0.962 [0.943, 0.975].
 
     Memory: the outputs of all quantized layers for one batch, and their weights four times over in float32.
 
