@@ -39,7 +39,7 @@ def jacobian(probe: Probe, *, probes: int = 8, seed: int = 0, report: Callable[[
     8 and 0 bits differ from that by less than 0.03, but for the Hessian's -0.15 and -0.12. The true error of the
     chunk's first step and what adds up over the chunk (Eq. 5) agree to 0.962 [0.943, 0.975].
 
-    Memory: the outputs of all quantized layers for one batch, and their weights four times over in float32.
+    Memory: the graph of one batch for autograd, and the quantized weights four times over in float32.
 
     Args:
         probe: the network and its observations.
