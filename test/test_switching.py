@@ -132,7 +132,7 @@ def test_a_chosen_precision_is_the_fixed_one(engine: Engine) -> None:
 @pytest.mark.parametrize(("threshold", "name"), [(-1.0, "fine"), (1e9, "coarse")])
 def test_thresholds_in_place_of_the_policys(engine: Engine, threshold: float, name: str) -> None:
     for outcome in run(engine, thresholds=(threshold, -2.0)):
-        assert outcome.precisions[0] == ("fine" if np.isnan(outcome.sensitivities[0]) else name)
+        assert outcome.precisions[0] == "fine"  # a pilot starts with the finest
         assert set(outcome.precisions[2:]) == {name}  # by then the dwell is over
 
 
