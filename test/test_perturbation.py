@@ -11,9 +11,10 @@ from scripted import Expert
 
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import WithFull, perturb
-from vlaq_ros.config import RobotConfig
+from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
 from vlaq_ros.evaluate import rollout
+from vlaq_ros.evaluate.rollout import play
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.spec import PolicySpec
@@ -112,3 +113,15 @@ def test_a_bundle_with_its_checkpoint_is_one_policy(tiny_bundle: Path) -> None:
         for name in policy.precisions:
             expected = policy.infer(seen, name, noise)
             np.testing.assert_array_equal(both.infer(seen, name, noise).actions, expected.actions)
+
+
+def test_an_episode_does_not_depend_on_its_company(tiny_bundle: Path) -> None:
+    both = WithFull(Engine.load(tiny_bundle, full=True), Engine.load(tiny_bundle))
+
+    def run(episodes: list[tuple[int, str]]) -> dict[int, FloatArray]:
+        outcomes = play(both, ROBOT, PilotConfig(precision="full"), episodes, latency_s=0.1, limit_s=1.0)
+        return {outcome.seed: outcome.joints for outcome in outcomes}
+
+    together = run(EPISODES)
+    for episode in EPISODES:
+        np.testing.assert_array_equal(run([episode])[episode[0]], together[episode[0]])
