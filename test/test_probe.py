@@ -32,7 +32,7 @@ def buffer_of(checkpoint: Checkpoint, count: int) -> Buffer:
         for k in range(count)
     )
     shape = (count, checkpoint.config.chunk_size, checkpoint.config.max_action_dim)
-    return Buffer(observations, random.standard_normal(shape, dtype=np.float32), ("",) * count, "random", "")
+    return Buffer(observations, random.standard_normal(shape, dtype=np.float32), ("",) * count, "random")
 
 
 @pytest.fixture(scope="module")

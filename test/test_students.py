@@ -72,7 +72,7 @@ def test_fewer_bits_are_a_larger_error() -> None:
     weight = torch.randn(6, 256, generator=torch.Generator().manual_seed(1))
     errors = [float((rounded(weight, bits) - weight).square().mean()) for bits in (2, 3, 4, 8)]
     assert errors == sorted(errors, reverse=True)
-    assert 0.10 < errors[0] < 0.13  # the least of a uniform 4-level quantizer of a normal variable: 0.1188 (Max, 1960)
+    assert 0.10 < errors[0] < 0.14  # the least of a uniform 4-level quantizer of a normal variable: 0.1188 (Max, 1960)
 
 
 def test_fewer_activation_bits_are_a_larger_error(probe: Probe) -> None:

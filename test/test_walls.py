@@ -24,6 +24,7 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "sim": WORDS | {"control", "policy"},
     "evaluate": WORDS | {"messages", "control", "pilot", "policy", "sim"},
     "bench": WORDS | {"policy", "quant"},
+    "calibrate": WORDS | {"observe", "messages", "control", "quant", "policy", "sim", "evaluate"},
     "ros": WORDS | {"messages", "observe", "control", "pilot", "policy", "sim", "evaluate"},
 }
 BELOW["cli"] = set(BELOW)
@@ -34,13 +35,15 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     **{name: {"ros"} for name in ROS},
     "mujoco": {"sim"},
     "pinocchio": {"control/kinematics.py"},
-    "torch": {"quant", "policy", "sim", "evaluate", "bench", "ros", "cli"},
-    "transformers": {"policy", "sim", "bench"},
+    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "ros", "cli"},
+    "transformers": {"policy", "sim", "bench", "calibrate"},
     "triton": {"quant/kernels/cuda.py", "quant/kernels/triton_kernels.py"},
     "launch": set(),
     "launch_ros": set(),
 }
-CLOSED_LOOP = {PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py")}  # runs the simulator itself
+CLOSED_LOOP = {
+    PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "switching.py")
+}  # runs the simulator itself
 TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
 
 

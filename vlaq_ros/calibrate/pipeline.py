@@ -99,7 +99,7 @@ def _sensitivity(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> di
     if recipe.estimator is Estimator.JACOBIAN:
         return steps.take(name, lambda: jacobian(probe, report=stage("sensitivities: jacobian", count)))
     if recipe.estimator is Estimator.HESSIAN:
-        return steps.take(name, lambda: hessian(probe, stage("sensitivities: hessian", count)))
+        return steps.take(name, lambda: hessian(probe, stage("sensitivities: hessian", len(layers(probe.network)))))
     return None
 
 
