@@ -164,13 +164,16 @@ def _matched(
     teacher = matching.measure(probe, probe.network)
     report(1)
     matchings = []
+    # Rows in 16 bits take a gain only where all precisions have it: those of one precision are folded as they will be.
+    alike = all(len(set(group.bits)) == 1 for weight in nested.values() for group in weight.groups)
     for index in range(len(NAMES)):
 
         def student(gains: Mapping[str, Tensor], index: int = index) -> PI0Network:
-            folded = {
-                name: matching.fold(weight, gains[name].expand(len(NAMES), -1)) if name in gains else weight
-                for name, weight in nested.items()
-            }
+            folded = dict(nested)
+            for name, gain in gains.items():
+                every = torch.ones(len(NAMES), len(gain))
+                every[slice(None) if alike else index] = gain
+                folded[name] = matching.fold(nested[name], every)
             return quantized(probe.network, folded, index, ACTIVATION_BITS)
 
         matchings.append(matching.match(probe, teacher, student))
