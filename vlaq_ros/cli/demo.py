@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ CAMERA = "front"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--episodes", type=whole_number(1, 1000), default=12, help="how many, over all instructions in turn (12)"
+        "--episodes", type=whole_number(1, 1000), default=12, help="how many, spread over all instructions (12)"
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory of what is left (out/demo)")
     parser.add_argument(
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         demo.client.wait_until_ready()
         with Live(get_renderable=lambda: _view(demo.client.status, plans[0].name), console=console, transient=True):
             for number in range(arguments.episodes):
-                instruction = instructions[number % len(instructions)]
+                instruction = _instruction(instructions, number, arguments.episodes)
                 success = demo.client.run(arguments.seed + number, instruction)
                 verdict = "[green]success[/]" if success else "[red]failure[/]"
                 console.print(f"{number + 1:3} of {arguments.episodes}  {instruction:<30} {verdict}")
@@ -82,6 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
     artifacts = [str(demo.bag), *(str(arguments.out / name) for name in figures)]
     print(json.dumps({**summary(recording), "artifacts": artifacts}))
     return 0
+
+
+def _instruction(instructions: Sequence[str], number: int, episodes: int) -> str:
+    """Give all instructions in turn, or as many as there are episodes, evenly spread over all."""
+    return instructions[number * max(len(instructions), episodes) // episodes % len(instructions)]
 
 
 def _view(status: Status, finest: str) -> Table:
