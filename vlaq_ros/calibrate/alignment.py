@@ -249,8 +249,8 @@ def _cosines(left: Tensor, right: Tensor) -> Tensor:
 
 def _relation_drift(teacher: Tensor, seen: Tensor) -> Tensor:
     """[places, B, ...] to [places, B]."""
-    apart: Tensor = torch.linalg.vector_norm((teacher - seen).flatten(2), dim=-1)
-    return apart / torch.linalg.vector_norm(teacher.flatten(2), dim=-1)
+    share: Tensor = (teacher - seen).flatten(2).norm(dim=-1) / teacher.flatten(2).norm(dim=-1)
+    return share
 
 
 def _attention(seen: _Seen, images: int) -> Tensor:
