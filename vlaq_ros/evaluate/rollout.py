@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, JointWindow, Motion, Observation
@@ -156,6 +156,7 @@ def play(
             ),
             seed=seed,
             instruction=instruction,
+            fixed=config.precision != AUTO,
             period_s=config.monitor_period_s,
             latency_s=latency_s,
             limit_s=limit_s,
@@ -203,6 +204,7 @@ class _Episode:
         *,
         seed: int,
         instruction: str,
+        fixed: bool,
         period_s: float,
         latency_s: float,
         limit_s: float,
@@ -212,6 +214,7 @@ class _Episode:
         self.sim = sim
         self.pilot = pilot
         self._seed = seed
+        self._fixed = fixed
         self._period_ns = round(period_s * 1e9)
         self._latency_ns = round(latency_s * 1e9)
         self._arriving: tuple[Observation, Decision, ActionChunk] | None = None
@@ -252,6 +255,8 @@ class _Episode:
 
     def request(self) -> Request:
         """See the robot now."""
+        if self._fixed:
+            self._watch()
         sim, pilot, scene = self.sim, self.pilot, self.sim.scene
         positions, _ = sim.joint_state()
         target = scene.object_position(scene.task.colour)
@@ -277,7 +282,10 @@ class _Episode:
             self._observations.append(request.observation)
 
     def advance(self) -> None:
-        """Simulate one monitor period: the arm moves, an answer may arrive, the pilot looks at the motion."""
+        """Simulate one monitor period: the arm moves, an answer may arrive, the pilot looks at the motion.
+
+        A pilot of a fixed precision looks when it asks: no other look changes what it does.
+        """
         self.sim.advance(self._period_ns)
         now_ns = self.sim.time_ns
         if self._arriving is not None and now_ns >= self._arriving[0].stamp_ns + self._latency_ns:
@@ -287,8 +295,12 @@ class _Episode:
             if rejection is not None:
                 raise RuntimeError(f"the simulated controller rejected a command of the pilot: {rejection}")
         self._history.append((now_ns, *self.sim.joint_state()))
+        if not self._fixed:
+            self._watch()
+
+    def _watch(self) -> None:
         stamps_ns, positions, velocities = map(np.array, zip(*self._history[-self._samples :], strict=True))
-        self.pilot.watch(JointWindow(self.sim.joint_names, stamps_ns, positions, velocities), now_ns)
+        self.pilot.watch(JointWindow(self.sim.joint_names, stamps_ns, positions, velocities), int(stamps_ns[-1]))
 
 
 def _infer(policy: Answering, episodes: Sequence[_Episode], switching: Switching) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes.util
 import os
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -113,6 +114,19 @@ def _half_sizes(family: str, rng: np.random.Generator) -> FloatArray:
     return np.array(PEG_HALF_M) if family == "insert" else np.full(3, CUBE_HALF_M)
 
 
+def _model(image_size_px: int) -> mujoco.MjModel:
+    return mujoco.MjModel.from_xml_string(mjcf(COLOURS, TIMESTEP_NS * 1e-9, image_size_px))
+
+
+@cache
+def _renderer(image_size_px: int) -> mujoco.Renderer:
+    """One for all scenes of a process, which keep to one thread: it costs as much as 30 images of a scene."""
+    try:
+        return mujoco.Renderer(_model(image_size_px), image_size_px, image_size_px)
+    except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
+        raise NoRendererError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from None
+
+
 class Scene:
     """The arm, three objects and a bin or socket; stepped in time and rendered on demand.
 
@@ -124,13 +138,13 @@ class Scene:
     """
 
     def __init__(self, image_size_px: int = 96) -> None:
-        self.model = mujoco.MjModel.from_xml_string(mjcf(COLOURS, TIMESTEP_NS * 1e-9, image_size_px))
+        self.model = _model(image_size_px)
         self.data = mujoco.MjData(self.model)
         self._image_size_px = image_size_px
-        self._renderer: mujoco.Renderer | None = None
         self._qpos = np.array([self.model.joint(name).qposadr[0] for name in panda.JOINT_NAMES])
         self._qvel = np.array([self.model.joint(name).dofadr[0] for name in panda.JOINT_NAMES])
         self._object_qpos = {colour: self.model.joint(colour).qposadr[0] for colour in COLOURS}
+        self._geoms = {colour: self.model.geom(colour).id for colour in COLOURS}
         self._pads = {self.model.geom(f"pad{side}").id for side in (1, 2)}
         self._tool = self.model.site(panda.TOOL_FRAME).id
         self._feedforward_s = panda.velocity_feedforward_s()
@@ -192,17 +206,13 @@ class Scene:
 
     def images(self) -> dict[str, ImageArray]:
         """Both camera images now, [H, W, 3] RGB."""
-        if self._renderer is None:
-            size = self._image_size_px
-            try:
-                self._renderer = mujoco.Renderer(self.model, size, size)
-            except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
-                raise NoRendererError(f"MUJOCO_GL={os.environ['MUJOCO_GL']}: {error}") from None
+        renderer = _renderer(self._image_size_px)
+        renderer.model.geom_size[:] = self.model.geom_size  # all in which scenes differ before a renderer
         self._refresh()
         answer = {}
         for camera in CAMERAS:
-            self._renderer.update_scene(self.data, camera)
-            answer[camera] = self._renderer.render().copy()
+            renderer.update_scene(self.data, camera)
+            answer[camera] = renderer.render()
         return answer
 
     def project(self, camera: str, points: FloatArray) -> FloatArray:
@@ -286,8 +296,8 @@ class Scene:
     def _touching(self, colour: str) -> set[int]:
         """Which pads touch this object."""
         self._refresh()
-        geom = self.model.geom(colour).id
-        return {pad for pair in self.data.contact.geom if geom in pair for pad in self._pads.intersection(pair)}
+        geom, pairs = self._geoms[colour], self.data.contact.geom.tolist()
+        return {pad for pair in pairs if geom in pair for pad in self._pads.intersection(pair)}
 
     def _quaternion(self, colour: str) -> FloatArray:
         address = self._object_qpos[colour]
