@@ -101,6 +101,16 @@ def test_every_point_is_met_with_its_velocity(seed: int) -> None:
         np.testing.assert_allclose(velocity, trajectory.velocities[index])
 
 
+@given(seeds, st.integers(1, 6))
+def test_many_times_are_answered_like_each_alone(seed: int, points: int) -> None:
+    trajectory = random_trajectory(seed, points)
+    last_ns = int(trajectory.times_ns[-1])
+    stamps_ns = START_NS + np.linspace(-last_ns, 2 * last_ns, 12).astype(np.int64).reshape(3, 4)
+    for order, values in enumerate(sample(trajectory, stamps_ns)):
+        alone = [[sample(trajectory, int(stamp_ns))[order] for stamp_ns in row] for row in stamps_ns]
+        np.testing.assert_allclose(values, alone, rtol=1e-9, atol=1e-9)
+
+
 def test_the_caller_may_change_what_it_gets() -> None:
     trajectory = random_trajectory(0)
     before = trajectory.positions.copy()

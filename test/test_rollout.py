@@ -85,6 +85,16 @@ def test_a_rollout_repeats_itself(engine: Engine) -> None:
         assert len(outcome.joints) > 1.5 / PilotConfig().monitor_period_s  # the time to settle is in it
 
 
+def test_a_fixed_precision_flies_and_reports_as_one_that_is_always_asked_for(engine: Engine) -> None:
+    fixed = run(engine, 2, "fine", limit_s=1.5)
+    episodes = [(outcome.seed, outcome.instruction) for outcome in fixed]
+    asked = list(play(engine, ROBOT, PilotConfig(), episodes, latency_s=0.1, limit_s=1.5, thresholds=[-1.0, 0.0]))
+    assert asked == fixed
+    for a, b in zip(asked, fixed, strict=True):
+        np.testing.assert_array_equal(a.joints, b.joints)
+        np.testing.assert_array_equal(a.sensitivities, b.sensitivities)
+
+
 def test_the_source_checkpoint_runs_alone(tiny_bundle: Path) -> None:
     (outcome,) = run(Engine.load(tiny_bundle, full=True), 1, "full", limit_s=1.0)
     assert set(outcome.precisions) == {"full"}

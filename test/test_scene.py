@@ -126,6 +126,18 @@ def test_images_are_of_the_asked_for_size_and_differ_by_camera() -> None:
     assert not np.array_equal(images["front"], images["wrist"])
 
 
+def test_scenes_that_share_a_renderer_look_as_with_their_own() -> None:
+    bars, cubes = Scene(64), Scene(64)
+    bars.reset(0, "pick up the red bar")
+    cubes.reset(1, "pick up the red cube")
+    for scene in (bars, cubes, bars):
+        images = scene.images()
+        with mujoco.Renderer(scene.model, 64, 64) as own:
+            for camera, image in images.items():
+                own.update_scene(scene.data, camera)
+                np.testing.assert_array_equal(image, own.render())
+
+
 def test_an_image_is_the_callers_own(scene: Scene) -> None:
     scene.reset(0, PICK)
     first = scene.images()["front"]

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
+from scipy.interpolate import PPoly
 from scipy.spatial.transform import Rotation
 
 from vlaq_ros.control.kinematics import Kinematics
@@ -114,7 +114,8 @@ def _motion_per_period(
         Displacements [P - 2] m, and changes [P - 3] rad between successive turns, in the root link.
     """
     edges_s = times_s[-1] - period_s * np.arange(periods, -1, -1)
-    integral = make_interp_spline(times_s, positions, k=1).antiderivative()(edges_s)  # of straight lines, exactly
+    slopes = np.diff(positions, axis=0) / np.diff(times_s)[:, None]  # of straight lines, so the integral is exact
+    integral = PPoly(np.stack([slopes, positions[:-1]]), times_s).antiderivative()(edges_s)
     mean_positions = (integral[_AVERAGED:] - integral[:-_AVERAGED]) / (_AVERAGED * period_s)  # [P - 1, J]
     translations, rotations = kinematics.forward(mean_positions)
     turns = Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -49,7 +51,7 @@ def share_out(
         VlaqError: the policy cannot be used.
     """
     parts = [episodes[start : start + PART] for start in range(0, len(episodes), PART)]
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _become_worker)
+    pool = workers(jobs)
     try:
         running = [
             pool.submit(
@@ -71,9 +73,24 @@ def share_out(
         pool.shutdown(cancel_futures=True)
 
 
+def workers(jobs: int) -> Executor:
+    """Start processes of one inference thread each."""
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _become_worker)
+
+
+@contextmanager
+def portable_errors() -> Iterator[None]:
+    """Let a VlaqError leave a worker as its bare sentence: the facts of its class do not survive pickling."""
+    try:
+        yield
+    except VlaqError as error:
+        raise VlaqError(str(error)) from None
+
+
 def _become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; its owner has one
     torch.set_num_threads(1)
+    os.environ["LP_NUM_THREADS"] = "0"  # Mesa's software renderer, too, keeps to this thread
 
 
 @cache
@@ -82,9 +99,7 @@ def _engine(model: Path, full: bool) -> Engine:
 
 
 def _play(model: Path, precision: str, episodes: Sequence[tuple[int, str]], **how: Any) -> list[Outcome]:
-    try:
+    with portable_errors():
         engine = _engine(model, precision == FULL)
         robot, config = RobotConfig.load("sim_panda"), PilotConfig(precision=precision)
         return list(play(engine, robot, config, episodes, **how))
-    except VlaqError as error:
-        raise VlaqError(str(error)) from None  # the facts of its class do not survive pickling

@@ -5,6 +5,8 @@ The ROS node `sim_robot` and the in-process rollout both drive this class.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vlaq_ros.datatypes import FloatArray, ImageArray, Trajectory
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.scene import TIMESTEP_NS, Scene
@@ -57,9 +59,10 @@ class SimRobot:
 
     def advance(self, duration_ns: int) -> None:
         """Simulate for `duration_ns`, rounded down to whole physics steps."""
-        for _ in range(duration_ns // TIMESTEP_NS):
-            self.time_ns += TIMESTEP_NS
-            self.scene.step(*self._controller.sample(self.time_ns))
+        stamps_ns = self.time_ns + TIMESTEP_NS * np.arange(1, duration_ns // TIMESTEP_NS + 1)
+        for positions, velocities in zip(*self._controller.sample(stamps_ns), strict=True):
+            self.scene.step(positions, velocities)
+        self.time_ns += TIMESTEP_NS * len(stamps_ns)
 
     def joint_state(self) -> tuple[FloatArray, FloatArray]:
         """Positions [J] rad (m) and velocities [J] rad/s (m/s)."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vlaq_ros.control import interpolation
-from vlaq_ros.datatypes import FloatArray, Trajectory
+from vlaq_ros.datatypes import FloatArray, IntArray, Trajectory
 
 REST = float(np.finfo(np.float32).eps)  # rad/s (m/s); the real controller's tolerance on the last velocity
 
@@ -58,9 +58,12 @@ class TrajectoryController:
         )
         return None
 
-    def sample(self, now_ns: int) -> tuple[FloatArray, FloatArray]:
-        """Desired positions [J] rad (m) and velocities [J] rad/s (m/s), at a time not before the last acceptance."""
-        positions, velocities, _ = interpolation.sample(self._trajectory, now_ns)
+    def sample(self, stamps_ns: IntArray | int) -> tuple[FloatArray, FloatArray]:
+        """Desired positions [*, J] rad (m) and velocities [*, J] rad/s (m/s), at times not before the last acceptance.
+
+        * is the shape of `stamps_ns`: () for one time.
+        """
+        positions, velocities, _ = interpolation.sample(self._trajectory, stamps_ns)
         return positions, velocities
 
 
