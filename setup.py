@@ -24,7 +24,10 @@ setup(
     maintainer="vlaq_ros maintainers",
     maintainer_email="maintainers@users.noreply.b-seed-1b73caec.example",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={f"{NAME}.quant.kernels": ["native/*.cpp", "native/*.h"]},
+    package_data={
+        f"{NAME}.calibrate": ["page.html"],
+        f"{NAME}.quant.kernels": ["native/*.cpp", "native/*.h"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
