@@ -65,6 +65,7 @@ setup(
         ],
         "sim": ["mujoco"],
         "bench": ["torchao"],  # only compared with; `make bench` keeps it out of .venv
+        "ray": ["ray"],  # `vlaq study` over a cluster
         "colcon": ["colcon-common-extensions"],
         "test": [
             "catkin-pkg",

@@ -25,6 +25,7 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "evaluate": WORDS | {"messages", "control", "pilot", "policy", "sim"},
     "bench": WORDS | {"policy", "quant"},
     "calibrate": WORDS | {"observe", "messages", "control", "quant", "policy", "sim", "evaluate"},
+    "study": WORDS | {"control", "quant", "policy", "sim", "evaluate", "bench", "calibrate"},
     "ros": WORDS | {"messages", "observe", "control", "pilot", "policy", "sim", "evaluate"},
 }
 BELOW["cli"] = set(BELOW)
@@ -35,7 +36,7 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     **{name: {"ros"} for name in ROS},
     "mujoco": {"sim"},
     "pinocchio": {"control/kinematics.py"},
-    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "ros", "cli"},
+    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "study", "ros", "cli"},
     "transformers": {"policy", "sim", "bench", "calibrate"},
     "triton": {"quant/kernels/cuda.py", "quant/kernels/triton_kernels.py"},
     "launch": set(),

@@ -192,6 +192,7 @@ class MissingDependencyError(VlaqError):
         "torch": "install the build of PyTorch that fits this machine",
         "rclpy": "source the setup file of a ROS 2 installation, or run pip install '.[ros]' in the checkout",
         "mujoco": "run pip install '.[sim]' in the checkout",
+        "ray": "run pip install 'vlaq_ros[ray]'",
     }
 
     def __init__(self, module: str) -> None:
@@ -338,4 +339,37 @@ class TooFewInjectionsError(VlaqError):
         super().__init__(
             f"errors were injected into {got} episodes that succeed at full precision, expected at least {expected}; "
             "give it more episodes, or a policy that succeeds more often"
+        )
+
+
+class OtherStudyError(VlaqError):
+    """Results of a study were made with something else than what is asked for now."""
+
+    def __init__(self, path: Path, differing: Iterable[str]) -> None:
+        super().__init__(
+            f"results {str(path)!r} were made with another {', another '.join(differing)}; "
+            "give the study another --out, or remove them"
+        )
+
+
+class NoCellError(VlaqError):
+    """A pattern names nothing that a study has."""
+
+    def __init__(self, pattern: str) -> None:
+        super().__init__(f"no cell of the study is named {pattern!r}; `vlaq study --list` names them all")
+
+
+class NoResultsError(VlaqError):
+    """A study is to be reported that has not been run."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(f"{str(out)!r} holds no results of the full policy; run `vlaq study --out {out}` first")
+
+
+class ClusterError(VlaqError):
+    """A Ray cluster cannot be reached."""
+
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(
+            f"no Ray cluster answers at {address!r} ({why.rstrip('.')}); expected the address that `ray start` printed"
         )

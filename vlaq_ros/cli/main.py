@@ -5,7 +5,9 @@ Commands:
   rollout   closed-loop success of a policy at one precision, in one process
   train     train the embedded policy from seeds
   quantize  make a bundle of a checkpoint: packed codes that every precision is read from
+  calibrate make a bundle that keeps a budget, by what observations say of every channel
   inspect   what a model directory holds, and the bytes that it takes
+  study     methods, widths and switching rules held against each other, in closed loop
   bench     how fast the kernels and the embedded policy are on this machine, and beside what pip installs
 
 Examples:
@@ -25,7 +27,7 @@ from vlaq_ros import __version__
 from vlaq_ros.errors import MissingDependencyError, VlaqError
 
 # vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
-COMMANDS = ("demo", "rollout", "train", "quantize", "inspect", "bench")
+COMMANDS = ("demo", "rollout", "train", "quantize", "calibrate", "inspect", "study", "bench")
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
 
 BoolArray = NDArray[np.bool_]
 
@@ -45,3 +48,64 @@ def mcnemar(first: BoolArray, second: BoolArray) -> PairedComparison:
     discordant = only_first + only_second
     p_value = float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
     return PairedComparison(only_first, only_second, p_value)
+
+
+def paired_score(only_first: int, only_second: int, n: int, difference: float) -> float:
+    """Score statistic of a difference of paired success rates (Tango, Statistics in Medicine 1998, eq. 3.3).
+
+    Standard normal in large samples where `difference`, the rate of the first less that of the second, is true. Unlike
+    Wald's it stands where pairs rarely differ.
+
+    Args:
+        only_first: pairs of which only the first succeeded.
+        only_second: of which only the second did.
+        n: pairs.
+        difference: above -1 and below 1.
+
+    Raises:
+        ValueError: the counts are impossible.
+    """
+    if not 0 <= only_first <= only_first + only_second <= n or not n:
+        raise ValueError(f"got {only_first} and {only_second} of {n} pairs, expected counts of at most n > 0 pairs")
+    excess = only_first - only_second - n * difference
+    # The rate of pairs that only the second solved, at its maximum likelihood under `difference`.
+    a, b = 2 * n, (2 * n - only_first + only_second) * difference - only_first - only_second
+    c = -only_second * difference * (1 - difference)
+    rate = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+    variance = n * (2 * rate + difference * (1 - difference))
+    return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess) if excess else 0.0
+
+
+def lower_bound95(comparison: PairedComparison, n: int) -> float:
+    """One-sided 95 % lower bound of the first's success rate less the second's, over n pairs: Tango's score limit."""
+    first, second = comparison.only_first, comparison.only_second
+    z, edge = norm.ppf(0.95), 1 - 1e-9
+    found: float = brentq(lambda difference: paired_score(first, second, n, difference) - z, -edge, edge)
+    return found
+
+
+def noninferiority_p(comparison: PairedComparison, n: int, margin: float) -> float:
+    """One-sided p of "the first is worse than the second by `margin` or more", over n pairs, by Tango's score."""
+    return float(norm.sf(paired_score(comparison.only_first, comparison.only_second, n, -margin)))
+
+
+def pairs_needed(discordance: float, margin: float, power: float = 0.8) -> int:
+    """Pairs that show a difference to be above -`margin` at one-sided 5 % if it is none (Nam, Biometrics 1997).
+
+    Args:
+        discordance: share of pairs on which the two differ, from a pilot.
+        margin: above 0.
+        power: probability of showing it.
+    """
+    z = float(norm.ppf(0.95) + norm.ppf(power))
+    return math.ceil(z**2 * discordance / margin**2)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p of a family of claims, so that the chance of any false one is bounded (Holm, 1979)."""
+    count = len(p_values)
+    adjusted, least = [0.0] * count, 0.0
+    for rank, index in enumerate(sorted(range(count), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (count - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted

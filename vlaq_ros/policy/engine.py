@@ -98,10 +98,9 @@ class Engine:
             return cls(source, {FULL: network}, plans, kernel, memory, compiled=compiled)
         held = Bundle.load(directory)
         plans = held.manifest.precisions
-        finest = _assemble(held, kernel, dtype, device)
-        networks = {plan.name: view(finest, index, plan.activation_bits) for index, plan in enumerate(plans)}
-        memory = meter.read(held.config, networks.values())
-        return cls(held, networks, plans, kernel, memory, compiled=compiled)
+        by_precision = networks(held, kernel, dtype, device)
+        memory = meter.read(held.config, by_precision.values())
+        return cls(held, by_precision, plans, kernel, memory, compiled=compiled)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -192,8 +191,11 @@ class Engine:
         return self._graphs[precision, tokens](*inputs)
 
 
-def _assemble(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> PI0Network:
-    """Make the finest network; codes are let go of one by one, as those in the kernel's layout take their place."""
+def networks(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> dict[str, PI0Network]:
+    """Make the network of every precision over the same tensors.
+
+    The bundle's codes are let go of one by one, as those in the kernel's layout take their place.
+    """
     replaced: dict[str, nn.Module] = {}
     for name in list(held.nested):
         bias = held.tensors.pop(f"{name}.bias", None)
@@ -202,7 +204,8 @@ def _assemble(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.de
     if "embed_tokens.weight_codes" in held.tensors:
         codes, scale = (held.tensors.pop(f"embed_tokens.weight_{part}") for part in ("codes", "scale"))
         replaced["embed_tokens"] = CodedEmbedding(codes, scale).to(device)
-    return pi0.assemble(held.config, held.tensors.items(), replaced, dtype, device)
+    finest = pi0.assemble(held.config, held.tensors.items(), replaced, dtype, device)
+    return {plan.name: view(finest, k, plan.activation_bits) for k, plan in enumerate(held.manifest.precisions)}
 
 
 def native_dtype(device: torch.device) -> torch.dtype:
