@@ -112,15 +112,16 @@ def _allocation(
         return alignment.allocation(probe, shapes, budget, stage)
     if sensitivity is None:
         sensitivity = {name: torch.zeros(len(WIDTHS), shape[0]) for name, shape in shapes.items()}
+    plain, *codes = (allocate.uniform(sensitivity, shapes, width, fixed) for width in (16, 8, 4))
     if recipe.widths is Widths.UNIFORM:
-        return _widest([allocate.uniform(sensitivity, shapes, width, fixed) for width in (8, 4)], budget)
+        return _widest(codes, budget, plain)
     method = {Widths.LAYERWISE: allocate.layerwise, Widths.STAGED: allocate.staged, Widths.QUEUE: allocate.queue}[
         recipe.widths
     ]
     if not recipe.in_bits:
         return method(sensitivity, shapes, Budget.bytes(budget), fixed)
     low, high = 4.0, 16.0  # mean bits: the most that keep the budget in bytes
-    kept = [allocate.uniform(sensitivity, shapes, 4, fixed)]
+    kept = codes[-1:]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         tried = method(sensitivity, shapes, Budget.bits(middle), fixed)
@@ -129,16 +130,16 @@ def _allocation(
             kept.append(tried)
         else:
             high = middle
-    return _widest(kept[::-1], budget)
+    return _widest(kept[::-1], budget, plain)
 
 
-def _widest(candidates: list[Allocation], budget: float) -> Allocation:
-    """Take the first that keeps the budget."""
+def _widest(candidates: list[Allocation], budget: float, plain: Allocation) -> Allocation:
+    """Take the first that keeps the budget; `plain` is what the error says of 16 bits."""
     for candidate in candidates:
         if candidate.bytes_over_bf16 <= budget:
             return candidate
-    shares = [candidate.bytes_over_bf16 for candidate in candidates]
-    raise BudgetError(budget, "of the bytes in bf16", min(shares), max(shares))
+    least = min(candidate.bytes_over_bf16 for candidate in candidates)
+    raise BudgetError(budget, "of the bytes in bf16", least, plain.bytes_over_bf16)
 
 
 def _codes(probe: Probe, recipe: Recipe, allocation: Allocation, stage: Stage) -> dict[str, NestedWeight]:
@@ -146,8 +147,9 @@ def _codes(probe: Probe, recipe: Recipe, allocation: Allocation, stage: Stage) -
     widths = {name: allocate.precisions(finest) for name, finest in allocation.widths.items()}
     nested = {}
     coded = [name for name in linears if recipe.feedback and (allocation.widths[name] < max(WIDTHS)).any()]
-    for name, moment in moments(probe, coded, stage("codes with feedback", len(coded))):
-        nested[name] = quantize(linears[name].weight, widths[name], feedback(moment))
+    if coded:
+        for name, moment in moments(probe, coded, stage("codes with feedback", len(coded))):
+            nested[name] = quantize(linears[name].weight, widths[name], feedback(moment))
     report = stage("codes", len(linears))
     for name, linear in linears.items():
         if name not in nested:

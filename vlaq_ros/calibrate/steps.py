@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,3 @@ class Steps:
         save_file({key: value.contiguous() for key, value in made.items()}, partial)
         partial.rename(path)
         return made
-
-    def discard(self) -> None:
-        """Forget everything."""
-        shutil.rmtree(self.directory, ignore_errors=True)
