@@ -63,6 +63,11 @@ def test_of_a_bundle(tiny_bundle: Path, capsys: pytest.CaptureFixture[str], monk
         )
         cells = (plan.name, widths[plan.name], "8 bits", "8", f"{plan.threshold:g}", f"{read:,}")
         assert "│ " + " │ ".join(cells) + " │" in lines
+    assert "calibrated on nothing" in lines
+    assert not any(line.startswith("recipe") for line in lines)
+    for tower in ("vision", "language", "expert"):
+        own = [weight.out_features for name, weight in held.nested.items() if name.startswith(f"{tower}.")]
+        assert f"│ {tower} │ {len(own)} │ 0/{sum(own)}/0/0 │ 8.00 │ 8.0 to 8.0 │" in lines
 
 
 def test_json_of_every_width(mixed_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +78,10 @@ def test_json_of_every_width(mixed_bundle: Path, capsys: pytest.CaptureFixture[s
     fine, coarse = said["precisions"]["fine"], said["precisions"]["coarse"]
     assert fine["rows"] == {"16": layers, "8": layers, "4": rows - 3 * layers, "0": layers}
     assert coarse["rows"] == {"16": layers, "8": 0, "4": rows - 3 * layers, "0": 2 * layers}
+    assert said["layers"] == {
+        name: {"16": 1, "8": 1, "4": weight.out_features - 3, "0": 1} for name, weight in held.nested.items()
+    }
+    assert (said["calibration"], said["recipe"]) == (None, None)
     assert [(plan["activation_bits"], plan["denoise_steps"], plan["threshold"]) for plan in (fine, coarse)] == [
         (16, 5, 0.5),
         (8, 3, 0.0),
@@ -84,6 +93,22 @@ def test_json_of_every_width(mixed_bundle: Path, capsys: pytest.CaptureFixture[s
     assert fine["weight_bytes_per_pass"] - coarse["weight_bytes_per_pass"] == difference
     assert said["bytes_over_bf16"] == Engine.load(mixed_bundle).bytes_over_bf16
     assert said["memory"]["linears"] / said["memory"]["linears_bf16"] == said["bytes_over_bf16"]["linears"]
+
+
+def test_a_report_names_the_recipe_or_is_told_to_be_broken(
+    mixed_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = mixed_bundle / "report.json"
+    report.write_text('{"recipe": {"name": "channelwise"}}', encoding="utf-8")
+    assert main(["inspect", str(mixed_bundle)]) == 0
+    assert "recipe channelwise" in printed_lines(capsys)
+    for broken in ("", "[]", "{}", '{"recipe": 1}'):
+        report.write_text(broken, encoding="utf-8")
+        assert main(["inspect", str(mixed_bundle)]) == 2
+        assert capsys.readouterr().err == (
+            f"vlaq inspect: model file {str(report)!r} cannot be used: it does not say recipe.name; copy or download "
+            "it again\n"
+        )
 
 
 def test_of_a_checkpoint(

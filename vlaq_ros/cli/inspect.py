@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # help needs none of these heavy modules
+    import torch
     from rich.table import Table
 
     from vlaq_ros.policy.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print two tables of a bundle, the policy and its precisions, or the first of a checkpoint."""
+    """Print three tables of a bundle, the policy, its precisions and its layers, or the first of a checkpoint."""
     from rich.console import Console
 
     from vlaq_ros.config import resolve
@@ -59,8 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         engine = Engine.load(directory)
         facts = _of_bundle(engine, manifest, directory)
-        policy = _policy(directory, engine.spec, engine.noise_shape[0], _bundle_rows(engine))
-        console.print(policy, _precisions(facts["precisions"]), sep="\n")
+        policy = _policy(directory, engine.spec, engine.noise_shape[0], _bundle_rows(engine, facts))
+        console.print(policy, _precisions(facts["precisions"]), _towers(facts["layers"]), sep="\n")
     if arguments.json:
         print(json.dumps(facts))
     return 0
@@ -73,48 +74,74 @@ def _of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
 def _of_bundle(engine: Engine, manifest: Manifest, directory: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    reads = _reads(manifest, directory)
+    from vlaq_ros.policy import pi0
+    from vlaq_ros.policy.description import describe
+
+    shapes = pi0.shapes(describe(directory).config)
+    widths = _widths(manifest, shapes, directory)
     precisions = {
         plan.name: {
-            "rows": {str(width): rows[width] for width in _WIDTHS},
+            "rows": _counts(sum((rows[index] for rows in widths.values()), Counter())),
             "activation_bits": plan.activation_bits,
             "denoise_steps": plan.denoise_steps,
             "threshold": plan.threshold,
-            "weight_bytes_per_pass": bytes_read,
+            "weight_bytes_per_pass": sum(
+                _bytes_read(shapes[f"{name}.weight"][1], rows[index]) for name, rows in widths.items()
+            ),
         }
-        for plan, (rows, bytes_read) in zip(manifest.precisions, reads, strict=True)
+        for index, plan in enumerate(manifest.precisions)
     }
     return {
         "kind": "bundle",
+        "calibration": manifest.calibration,
+        "recipe": _recipe(directory),
         "bytes_over_bf16": engine.bytes_over_bf16,
         "precisions": precisions,
+        "layers": {name: _counts(rows[0]) for name, rows in widths.items()},
         "kernel": engine.kernel.name,
         "memory": asdict(engine.memory),
     }
 
 
-def _reads(manifest: Manifest, directory: Path) -> list[tuple[Counter[int], int]]:
-    """Per precision: how many output channels of the quantized linears have each width, and their bytes in one pass."""
-    from vlaq_ros.policy import pi0
-    from vlaq_ros.policy.description import describe
+def _recipe(directory: Path) -> str | None:
+    """Name the recipe that a bundle was calibrated by, where a report lies in it."""
+    from vlaq_ros.errors import CorruptModelError
+
+    path = directory / "report.json"
+    if not path.is_file():
+        return None
+    try:
+        name: str = json.loads(path.read_text(encoding="utf-8"))["recipe"]["name"]
+    except (ValueError, KeyError, TypeError):
+        raise CorruptModelError(path, "it does not say recipe.name") from None
+    return name
+
+
+def _widths(manifest: Manifest, shapes: dict[str, torch.Size], directory: Path) -> dict[str, list[Counter[int]]]:
+    """Per quantized linear and precision: how many output channels have each width."""
+    half = _half_rows(manifest, directory)
+    widths: dict[str, list[Counter[int]]] = {}
+    for name, layer in manifest.layers.items():
+        widths[name] = []
+        for index in range(len(manifest.precisions)):
+            rows = Counter({16: half[name]})
+            for group in layer.groups:
+                rows[group.bits[index]] += group.rows
+            rows[0] += shapes[f"{name}.weight"][0] - rows.total()  # pruned in every precision, so not stored
+            widths[name].append(rows)
+    return widths
+
+
+def _counts(rows: Counter[int]) -> dict[str, int]:
+    return {str(width): rows[width] for width in _WIDTHS}
+
+
+def _bytes_read(features: int, rows: Counter[int]) -> int:
+    """Count the bytes of a linear that one pass reads."""
     from vlaq_ros.quant.hadamard import padded
 
-    shapes, half = pi0.shapes(describe(directory).config), _half_rows(manifest, directory)
-    reads = []
-    for index in range(len(manifest.precisions)):
-        rows: Counter[int] = Counter()
-        size = 0
-        for name, layer in manifest.layers.items():
-            outputs, features = shapes[f"{name}.weight"]
-            here: Counter[int] = Counter({16: half[name]})
-            for group in layer.groups:
-                here[group.bits[index]] += group.rows
-            here[0] += outputs - here.total()  # pruned in every precision, so not stored
-            size += 2 * features * here[16]
-            size += sum(here[bits] * (padded(features) * bits // 8 + 4) for bits in (8, 4))  # 4: the scale
-            rows += here
-        reads.append((rows, size))
-    return reads
+    coded = sum(rows[bits] * (padded(features) * bits // 8 + 4) for bits in (8, 4))  # 4: the scale
+    return 2 * features * rows[16] + coded
 
 
 def _half_rows(manifest: Manifest, directory: Path) -> Counter[str]:
@@ -157,9 +184,11 @@ def _checkpoint_rows(directory: Path, facts: dict[str, Any]) -> list[tuple[str, 
     ]
 
 
-def _bundle_rows(engine: Engine) -> list[tuple[str, str]]:
+def _bundle_rows(engine: Engine, facts: dict[str, Any]) -> list[tuple[str, str]]:
     memory, over = engine.memory, engine.bytes_over_bf16
     return [
+        ("calibrated on", f"sha256 {facts['calibration']}" if facts["calibration"] else "nothing"),
+        *([("recipe", facts["recipe"])] if facts["recipe"] else []),
         ("kernel", f"{engine.kernel.name}: {engine.kernel.why}"),
         (
             "weights held",
@@ -177,10 +206,32 @@ def _precisions(precisions: dict[str, dict[str, Any]]) -> Table:
     for name, facts in precisions.items():
         table.add_row(
             name,
-            "/".join(str(facts["rows"][str(width)]) for width in _WIDTHS),
+            _slashed(facts["rows"]),
             f"{facts['activation_bits']} bits",
             str(facts["denoise_steps"]),
             f"{facts['threshold']:g}",
             f"{facts['weight_bytes_per_pass']:,}",
         )
     return table
+
+
+def _towers(layers: dict[str, dict[str, int]]) -> Table:
+    """Sum up the layers of every tower, as the finest precision reads them."""
+    from rich.table import Table
+
+    table = Table("tower", "linears", "rows of 16/8/4/0 bits at the finest", "mean bits", "of its linears")
+    for tower in dict.fromkeys(name.split(".")[0] for name in layers):
+        own = [rows for name, rows in layers.items() if name.split(".")[0] == tower]
+        total = {width: sum(rows[width] for rows in own) for width in own[0]}
+        means = sorted(map(_mean_bits, own))
+        between = f"{means[0]:.1f} to {means[-1]:.1f}"
+        table.add_row(tower, str(len(own)), _slashed(total), f"{_mean_bits(total):.2f}", between)
+    return table
+
+
+def _slashed(rows: dict[str, int]) -> str:
+    return "/".join(str(rows[str(width)]) for width in _WIDTHS)
+
+
+def _mean_bits(rows: dict[str, int]) -> float:
+    return sum(int(width) * count for width, count in rows.items()) / sum(rows.values())
