@@ -65,8 +65,8 @@ def perturb(
         episodes: a seed and an instruction each; no seed twice.
         each: chunks of an episode that are injected into, each in a run of its own.
         seed: of the choice of these chunks.
-        report: called with the number of episodes done, of `(1 + each) * len(episodes)`; those that fail at full
-            precision are passed over.
+        report: called with the number of runs done since the last call, `(1 + each) * len(episodes)` in all; those of
+            episodes that fail at full precision, or are too short, are passed over and count as done.
 
     Returns:
         All chunks at full precision with the errors of every precision, and the injections.
@@ -74,18 +74,15 @@ def perturb(
     policy = WithFull(full, quantized)
     kinematics = Kinematics(panda.urdf(), full.spec.joint_names, robot.tool_frame)
     low = quantized.precisions[-1]
-    done = 0
 
     def run(chosen: Sequence[tuple[int, str]], switching: Switching) -> dict[int, Outcome]:
-        nonlocal done
         outcomes = {}
         config = PilotConfig(precision=FULL)
         for outcome in play(
             policy, robot, config, chosen, latency_s=LATENCY_S, limit_s=TIME_LIMIT_S, switching=switching
         ):
             outcomes[outcome.seed] = outcome
-            done += 1
-            report(done)
+            report(1)
         return outcomes
 
     requests: list[Request] = []
@@ -105,6 +102,7 @@ def perturb(
     plan = {
         number: rng.choice(len(own), min(each, len(own)), replace=False).tolist() for number, own in by_episode.items()
     }
+    report(each * len(episodes) - sum(map(len, plan.values())))
     injections = []
     for turn in range(each):
         now = {number: order[turn] for number, order in plan.items() if turn < len(order)}
