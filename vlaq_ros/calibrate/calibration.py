@@ -169,9 +169,17 @@ def make(request: Request, stage: Stage) -> Facts:
 
 def _identity(request: Request, checkpoint: Checkpoint) -> str:
     """Name what decides the buffer and everything measured on it, apart from recipe and budget."""
-    data = None if request.data is None else str(request.data.resolve())
-    facts = [checkpoint.sha256, data, request.instruction, request.observations, request.seed]
+    robot = request.robot
+    facts = [checkpoint.sha256, request.observations, request.seed]
+    if request.data is not None:
+        facts += [_state(request.data), request.instruction, dict(robot.cameras), robot.joint_state_topic]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _state(data: Path) -> list[tuple[str, int, int]]:
+    """Give name, bytes and time of every file of the data, so that what was recorded anew is read anew."""
+    files = sorted(path for path in (data, *data.rglob("*")) if path.is_file())
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _buffer(request: Request, checkpoint: Checkpoint, path: Path, stage: Stage) -> Buffer:

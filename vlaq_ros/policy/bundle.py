@@ -114,7 +114,8 @@ def write(
         quantize: gives the codes of each linear layer, with a width for every precision.
         embedding_bits: of the word embeddings: 16, or 8 with a scale per row.
         report: called with the number of weights that were done since the last call.
-        replaced: values of parameters that are not quantized, by their names, where they are not the checkpoint's.
+        replaced: values of parameters that are not quantized, by their names, where they are not the checkpoint's; they
+            are kept as they are, for a smoothed gain less one may be so near -1 that 16 bits are too few.
         calibration: sha256 of what the codes were calibrated on; None: data-free.
 
     Raises:
@@ -138,7 +139,7 @@ def write(
             elif module == EMBEDDING and embedding_bits == 8:
                 yield _coded_rows(tensor)
             else:
-                yield {name: _in_16_bits(replaced.get(name, tensor))}
+                yield {name: replaced[name] if name in replaced else _in_16_bits(tensor)}
             report(tensor.numel())
 
     _save(tensors(), partial)
