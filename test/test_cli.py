@@ -56,7 +56,7 @@ def test_a_mistake_is_answered_in_one_sentence(tmp_path: Path, capsys: pytest.Ca
     assert printed.out == ""
     assert printed.err == (
         f"vlaq inspect: model directory {str(tmp_path)!r} has no manifest.json; expected a bundle such as "
-        "models/tabletop_pi0_w8w4, or a checkpoint such as models/tabletop_pi0\n"
+        "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0\n"
     )
 
 

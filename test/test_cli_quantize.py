@@ -84,7 +84,7 @@ def test_what_is_there_is_not_overwritten(
 def test_a_bundle_is_no_checkpoint(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, tiny_bundle, "--out", tmp_path / "out") == (
         f"vlaq quantize: model directory {str(tiny_bundle)!r} has no model.safetensors; expected a bundle such as "
-        "models/tabletop_pi0_w8w4, or a checkpoint such as models/tabletop_pi0\n"
+        "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0\n"
     )
 
 

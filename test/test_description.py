@@ -68,7 +68,7 @@ def test_a_missing_file_is_told(model: Path, name: str) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         describe(model)
     assert str(caught.value) == (
-        f"model directory {str(model)!r} has no {name}; expected a bundle such as models/tabletop_pi0_w8w4, or a "
+        f"model directory {str(model)!r} has no {name}; expected a bundle such as models/tabletop_pi0_calibrated, or a "
         "checkpoint such as models/tabletop_pi0"
     )
 

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     page = arguments.page
     if page:
         report.rewrite(page, page.read_text(encoding="utf-8") if page.is_file() else "", "")  # fails now, if at all
-    model = resolve("tabletop_pi0_w8w4", "models")
+    model = resolve("tabletop_pi0_calibrated", "models")
     threads = arguments.threads or ([1] if arguments.quick else [1, 2])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, auto_refresh=False) as bar:  # a thread that draws would take time from those measured

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--model", default="tabletop_pi0_w8w4", help="model directory, or a shipped one (tabletop_pi0_w8w4)"
+        "--model", default="tabletop_pi0_calibrated", help="model directory, or a shipped one (tabletop_pi0_calibrated)"
     )
     parser.add_argument(
         "--precision",
