@@ -47,9 +47,10 @@ class Part:
 
 
 def rows(part: Part) -> list[Row]:
-    """Play a part; a worker's entry."""
+    """Play a part; a worker's entry. Jerk is that of positions as far apart as the policy's actions."""
     with portable_errors():
         robot, period_s = RobotConfig.load("sim_panda"), PilotConfig().monitor_period_s
+        stride = max(1, round(Checkpoint.open(part.workshop.model).spec.step_s / period_s))
         arm = [name != robot.gripper_joint for name in panda.JOINT_NAMES]
         kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, robot.tool_frame)
         return [
@@ -58,8 +59,8 @@ def rows(part: Part) -> list[Row]:
                 success=outcome.success,
                 seconds=round(len(outcome.joints) * period_s, 2),
                 chunks=tuple(outcome.precisions.count(role) for role in ROLES[: len(part.variants)]),
-                jerk=round(rms_jerk(outcome.joints[:, arm], period_s), 2),
-                tool_jerk=round(rms_jerk(kinematics.forward(outcome.joints)[0], period_s), 3),
+                jerk=round(rms_jerk(outcome.joints[::stride, arm], stride * period_s), 2),
+                tool_jerk=round(rms_jerk(kinematics.forward(outcome.joints[::stride])[0], stride * period_s), 3),
             )
             for outcome in _play(part, part.switching.rule)
         ]

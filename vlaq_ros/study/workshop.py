@@ -67,7 +67,11 @@ class Workshop:
             OtherStudyError: it is another's.
         """
         checkpoint = Checkpoint.open(self.model)
-        facts = {"checkpoint": checkpoint.sha256, "instructions": list(checkpoint.spec.instructions)}
+        facts = {
+            "checkpoint": checkpoint.sha256,
+            "instructions": list(checkpoint.spec.instructions),
+            "denoising_steps": checkpoint.spec.denoising_steps,
+        }
         path = self.out / "study.json"
         if path.is_file():
             if json.loads(path.read_text(encoding="utf-8")) != facts:

@@ -1,0 +1,195 @@
+"""Figures of the study: success with 95 % intervals against what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vlaq_ros.evaluate.report import PALETTE
+from vlaq_ros.study.analysis import Line, Rate, Study
+from vlaq_ros.study.cells import ACTIVATION_BITS, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
+
+COLOURS = (*PALETTE, "#56B4E9")
+MARKERS = "osD^v"
+_INK, _FAINT = "#26323d", "#e3e6e8"
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "vlaq_ros",  # the same results give the same bytes
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#9aa5ae",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+
+
+def draw(study: Study, directory: Path) -> list[Path]:
+    """Draw the figures whose cells have been run, as SVG; their paths are returned."""
+    drawn = {
+        "methods": _methods(study),
+        "widths": _widths(study),
+        "switching": _switching(study),
+        "frontier": _frontier(study),
+    }
+    written = []
+    for name, figure in drawn.items():
+        if figure is not None:
+            path = directory / f"{name}.svg"
+            with rc_context(_STYLE):
+                figure.savefig(path, metadata={"Date": None})
+            written.append(path)
+    return written
+
+
+def _figure(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+        axes = figure.subplots(1, columns, squeeze=False, sharey=True)
+    return figure, list(axes[0])
+
+
+def _methods(study: Study) -> Figure | None:
+    lines = sorted(study.group("methods"), key=lambda line: line.rate.value)
+    if not lines:
+        return None
+    figure, (axes,) = _figure(7.5, 1.2 + 0.28 * len(lines))
+    _band(axes, study.full.rate, vertical=True)
+    for row, line in enumerate(lines):
+        own = line.cell.name.partition("/")[2] in OWN_BUDGETS
+        low, high = line.rate.interval
+        axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[1 if own else 0], linewidth=2)
+        axes.plot(100 * line.rate.value, row, "D" if own else "o", color=COLOURS[1 if own else 0])
+    axes.set_yticks(range(len(lines)), [_labelled(study, line) for line in lines])
+    axes.set(xlabel="success, % (Wilson 95 %); the line is full precision", title="Methods; diamonds need more bytes")
+    return figure
+
+
+def _labelled(study: Study, line: Line) -> str:
+    name = line.cell.name.partition("/")[2]
+    held = study.measured.get(line.cell.variants[0].name, {}).get("linears")
+    return name if held is None else f"{name} ({held:.3f})"
+
+
+def _widths(study: Study) -> Figure | None:
+    lines = {line.cell.name: line for line in study.group("width")}
+    if not lines:
+        return None
+    figure, (axes,) = _figure(6.5, 3.6)
+    _band(axes, study.full.rate)
+    for index, weight in enumerate(WEIGHT_BITS):
+        found = [(k, lines.get(f"width/w{weight}a{bits}")) for k, bits in enumerate(ACTIVATION_BITS)]
+        points = [(k + 0.08 * (index - 1), line.rate) for k, line in found if line is not None]
+        _series(axes, points, index, f"{weight}-bit weights")
+    axes.set_xticks(range(len(ACTIVATION_BITS)), [str(bits) for bits in ACTIVATION_BITS])
+    axes.set(xlabel="bits of the activations, emulated", ylabel="success, % (Wilson 95 %)", ylim=(0, 102))
+    axes.set_title("Where precision matters; the line is full precision")
+    axes.legend()
+    return figure
+
+
+def _switching(study: Study) -> Figure | None:
+    pairs = [pair for pair in study.plan.pairs if _of_pair(study, pair)]
+    if not pairs:
+        return None
+    figure, columns = _figure(1 + 5 * len(pairs), 4.2, len(pairs))
+    for axes, pair in zip(columns, pairs, strict=True):
+        ends = [study.lines[name].rate for name in (pair.fine_cell, pair.coarse_cell) if name in study.lines]
+        if len(ends) == 2:
+            axes.plot([0, 1], [100 * rate.value for rate in ends], ":", color=_INK, label="mixture of its ends")
+        for share, rate in (*enumerate(ends), *_between(study, pair)):
+            _point(axes, share, rate, _INK, "*")
+        axes.plot([], [], "*", color=_INK, label="one variant for all chunks")
+        for index, rule in enumerate(Rule):
+            lines = [line for line in _of_pair(study, pair) if line.cell.switch and line.cell.switch.rule is rule]
+            _series(axes, sorted(((line.coarse_share, line.rate) for line in lines), key=_first), index, rule)
+        axes.set(xlabel="share of coarse chunks, measured", xlim=(-0.04, 1.04))
+        axes.set_title(f"{pair.fine.name} / {pair.coarse.name}", fontsize=8.5)
+    columns[0].set_ylabel("success, % (Wilson 95 %)")
+    columns[0].legend(fontsize=8)
+    return figure
+
+
+def _between(study: Study, pair: Pair) -> list[tuple[float, Rate]]:
+    """Fewer steps for all chunks, at the share of coarse ones that costs the same; none where steps are no knob."""
+    least, most = pair.coarse.denoise_steps, pair.fine.denoise_steps or study.steps
+    if least is None:
+        return []
+    placed = []
+    for line in study.group("steps"):
+        (variant,) = line.cell.variants
+        steps = variant.denoise_steps
+        if variant.weights == pair.fine.weights and steps is not None and least < steps < most:
+            placed.append(((most - steps) / (most - least), line.rate))
+    return placed
+
+
+def _frontier(study: Study) -> Figure | None:
+    knobs = {line.cell.variants[0].weights for line in study.group("steps")}
+    timed: dict[str, list[tuple[float, Line]]] = {}
+    for line in (study.full, *study.group("methods"), *study.group("steps")):
+        (variant,) = line.cell.variants
+        known = study.measured.get(variant.name, {})
+        if variant.weights in knobs and "chunk_ms" in known:
+            timed.setdefault(variant.weights.name, []).append((known["chunk_ms"], line))
+    if not timed:
+        return None
+    figure, (axes,) = _figure(6.5, 3.8)
+    for index, (name, points) in enumerate(timed.items()):
+        points.sort(key=_first)
+        _series(axes, [(chunk_ms, line.rate) for chunk_ms, line in points], index, name)
+        for chunk_ms, line in points:
+            steps = line.cell.variants[0].denoise_steps or study.steps
+            axes.annotate(str(steps), (chunk_ms, 100 * line.rate.value), xytext=(4, 5), textcoords="offset points")
+    axes.set(xlabel="time of a chunk, ms (one thread)", ylabel="success, % (Wilson 95 %)")
+    axes.set_title("Bits and denoising steps (the numbers at the points)")
+    axes.legend()
+    return figure
+
+
+def _of_pair(study: Study, pair: Pair) -> list[Line]:
+    return [line for line in study.group("switching") if line.cell.variants == pair.variants]
+
+
+def _series(axes: Axes, points: Sequence[tuple[float, Rate]], index: int, label: str) -> None:
+    colour = COLOURS[index]
+    for x, rate in points:
+        _point(axes, x, rate, colour, MARKERS[index])
+    axes.plot(
+        [x for x, _ in points],
+        [100 * rate.value for _, rate in points],
+        f"-{MARKERS[index]}",
+        color=colour,
+        markersize=5,
+        label=label,
+    )
+
+
+def _point(axes: Axes, x: float, rate: Rate, colour: str, marker: str) -> None:
+    low, high = rate.interval
+    axes.plot([x, x], [100 * low, 100 * high], color=colour, linewidth=1, alpha=0.6)
+    axes.plot(x, 100 * rate.value, marker, color=colour)
+
+
+def _band(axes: Axes, rate: Rate, *, vertical: bool = False) -> None:
+    """Shade the interval of full precision."""
+    low, high = rate.interval
+    line, span = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
+    span(100 * low, 100 * high, color=_FAINT, zorder=0)
+    line(100 * rate.value, color=_INK, linewidth=1, zorder=1)
+
+
+def _first(point: tuple[float, object]) -> float:
+    return point[0]
