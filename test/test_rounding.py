@@ -12,7 +12,7 @@ from nested_weights import random
 
 from vlaq_ros.quant.codes import decode, quantize
 from vlaq_ros.quant.hadamard import rotate
-from vlaq_ros.quant.rounding import Rounding, feedback, nearest
+from vlaq_ros.quant.rounding import Rounding, cheapest, feedback, inverse_factor, nearest
 
 
 def moment_of(features: int, seed: int = 0, samples: int = 2000) -> torch.Tensor:
@@ -50,6 +50,31 @@ def test_without_correlation_the_nearest_code_is_the_best(
         torch.testing.assert_close(
             (row - values(code, bits)).abs(), (row - values(nearest(row), bits)).abs(), rtol=0, atol=1e-3
         )
+
+
+@given(
+    st.lists(st.tuples(st.floats(-200, 200, width=32), st.floats(-200, 200, width=32)), min_size=1, max_size=20),
+    st.sampled_from([(1.0, 0.0), (1.0, 1 / 16), (0.0, 1 / 16), (1.0, 1.0), (0.01, 1.0)]),
+)
+def test_the_cheapest_code_costs_least_of_all_256(
+    wanted: list[tuple[float, float]], costs: tuple[float, float]
+) -> None:
+    pair, price = torch.tensor(wanted).T, torch.tensor(costs)[:, None].expand(2, len(wanted))
+    code, stood_for = cheapest(pair, price)
+    every = torch.stack([values(torch.arange(256), bits) for bits in (8, 4)])
+    assert torch.equal(stood_for, every[:, code.long()])
+    errors = ((pair[:, :, None] - every[:, None]).square() * price[:, :, None]).sum(dim=0)
+    torch.testing.assert_close(errors.gather(1, code.long()[:, None])[:, 0], errors.min(dim=1).values)
+
+
+def test_the_factor_is_upper_and_makes_the_inverse_of_damped_moments() -> None:
+    moment = moment_of(40).double()
+    before = moment.clone()
+    factor = inverse_factor(moment)
+    assert torch.equal(moment, before)
+    assert torch.equal(factor, factor.triu())
+    damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(40)
+    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(40, dtype=torch.float64), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize(("widths", "won"), [({8}, 0.9), ({4}, 0.7), ({8, 4}, 0.9)])

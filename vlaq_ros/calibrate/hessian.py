@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from vlaq_ros.calibrate.moments import moments
 from vlaq_ros.calibrate.noise import noise
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.quant.hadamard import block_size, rotate
-
-_DAMPING = 0.01  # of the mean of H's diagonal
+from vlaq_ros.quant.rounding import inverse_factor
 
 
 def hessian(probe: Probe, report: Callable[[int], None]) -> dict[str, Tensor]:
@@ -37,8 +35,6 @@ def _weighted(weight: Tensor, moment: Tensor) -> Tensor:
     features = weight.shape[1]
     block = block_size(features)
     H = 2 * rotate(rotate(moment.double(), block).T, block)[:features, :features]  # the rotation is its own inverse
-    ridge = _DAMPING * H.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    damped = H + ridge * torch.eye(features, dtype=H.dtype, device=H.device)
-    d = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).diagonal()
+    d = inverse_factor(H).diagonal()
     proxy: Tensor = noise(weight).double().square() @ d.square().reciprocal()
     return proxy

@@ -19,7 +19,14 @@ from vlaq_ros.calibrate.probe import Batch, Probe, layers, watching
 from vlaq_ros.calibrate.storage import WIDTHS
 
 
-def jacobian(probe: Probe, *, probes: int = 8, seed: int = 0, report: Callable[[int], None]) -> dict[str, Tensor]:
+def jacobian(
+    probe: Probe,
+    *,
+    probes: int = 8,
+    seed: int = 0,
+    lost: Callable[[Tensor], Tensor] = noise,
+    report: Callable[[int], None],
+) -> dict[str, Tensor]:
     """Estimate every sensitivity from the Jacobian of the actions (Eq. 6): the error to first order in the rounding.
 
     With D the rounding error of row c and J the Jacobian of an observation's actions with respect to that row, the
@@ -39,31 +46,34 @@ def jacobian(probe: Probe, *, probes: int = 8, seed: int = 0, report: Callable[[
     8 and 0 bits differ from that by less than 0.03, but for the Hessian's -0.15 and -0.12. The true error of the
     chunk's first step and what adds up over the chunk (Eq. 5) agree to 0.962 [0.943, 0.975].
 
-    Memory: the graph of one batch for autograd, and the quantized weights four times over in float32.
+    Memory: the graph of one batch for autograd, and the outputs of its quantized layers once more for every width.
 
     Args:
         probe: the network and its observations.
         probes: v's per observation; an estimate is off by about sqrt(2 / (probes * observations)) of itself.
         seed: of the v's.
+        lost: what weights [O, K] lose at every width, [W, O, K].
         report: called with the number of observations done.
 
     Returns:
-        Layer -> [4, O] float64, in squared normalised actions, by the widths of `storage.WIDTHS`.
+        Layer -> [W, O] float64, in squared normalised actions; by default W = 4, the widths of `storage.WIDTHS`.
     """
     linears = layers(probe.network)
-    noises = {name: noise(linear.weight) for name, linear in linears.items()}
-    sums = {name: each.new_zeros(each.shape[:2], dtype=torch.float64) for name, each in noises.items()}
+    sums: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
     for batch in probe.batches:
         actions, inputs, outputs = _record(probe, batch)
-        x = {name: _by_observation(calls, len(actions)) for name, calls in inputs.items()}
+        shifts = {}  # what rounding does to the outputs: [B, tokens, O] for every width
+        for name, linear in linears.items():
+            x = _by_observation(inputs.pop(name), len(actions))
+            shifts[name] = [x @ each.T for each in lost(linear.weight)]
         for _ in range(probes):
             v = torch.randn(actions.shape, generator=generator).to(actions)
             gradients = iter(torch.autograd.grad(actions, [y for calls in outputs.values() for y in calls], v, True))
             for name, calls in outputs.items():
                 g = _by_observation([next(gradients) for _ in calls], len(actions))
-                for x_one, g_one in zip(x[name], g, strict=True):  # g^T x: the gradient with respect to the weight
-                    sums[name] += torch.einsum("wok,ok->wo", noises[name], g_one.T @ x_one).double().square()
+                moved = torch.stack([(g * shift).sum(dim=1) for shift in shifts[name]])  # v . J D: [W, B, O]
+                sums[name] = sums.get(name, 0) + moved.double().square().sum(dim=1)
         report(len(batch.rows))
     return {name: total / (probes * len(probe.teacher)) for name, total in sums.items()}
 

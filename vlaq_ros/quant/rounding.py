@@ -10,7 +10,7 @@ from torch import Tensor
 Rounding = Callable[[Tensor, Tensor], Tensor]
 """Give the codes, [R, K'] uint8, of weights [R, K'] in units of their row's 8-bit bin, read with widths [P, R]."""
 
-_COLUMNS = 128  # whose errors are carried on to the columns behind them in one product
+_COLUMNS = 32  # whose errors are carried on to the columns behind them in one product
 _DAMPING = 0.01  # of the mean second moment: features that were never active must not be divided by
 
 
@@ -40,43 +40,59 @@ def feedback(moment: Tensor) -> Rounding:
     Args:
         moment: [K', K'], the mean of x' x'^T over the layer's rotated activations.
     """
-    features = len(moment)
-    moment = moment.double()
-    ridge = _DAMPING * moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    damped = moment + ridge * torch.eye(features, dtype=moment.dtype)
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True).float()
+    factor = inverse_factor(moment).float()
 
     def round_columns(weight: Tensor, widths: Tensor) -> Tensor:
-        left = weight.repeat(2, 1, 1)  # what remains to be represented: with 8 bits, and with 4
-        counts = torch.stack([(widths == bits).any(dim=0) for bits in (8, 4)]).float()
-        codes = torch.empty_like(weight, dtype=torch.uint8)
+        rows, features = weight.shape
+        # A column is a line of memory: what remains of its rows to be represented with 8 bits, then with 4.
+        left = weight.T.repeat(1, 2)
+        used = torch.stack([(widths == bits).any(dim=0) for bits in (8, 4)]).float()
+        costs = used * torch.tensor([[1.0], [1 / 4**2]])
+        codes = torch.empty(features, rows, dtype=torch.uint8)
         for start in range(0, features, _COLUMNS):
             stop = min(start + _COLUMNS, features)
-            errors = torch.empty(2, len(weight), stop - start)
+            errors = torch.empty(stop - start, 2 * rows)
             for k in range(start, stop):
-                codes[:, k], values = _cheapest(left[:, :, k], counts)
-                errors[:, :, k - start] = (left[:, :, k] - values) / factor[k, k]
-                left[:, :, k:stop] -= errors[:, :, k - start, None] * factor[k, k:stop]
-            left[:, :, stop:] -= errors @ factor[start:stop, stop:]
-        return codes
+                codes[k], values = cheapest(left[k].view(2, rows), costs)
+                torch.sub(left[k], values.flatten(), out=errors[k - start]).div_(factor[k, k])
+                left[k + 1 : stop].addr_(factor[k, k + 1 : stop], errors[k - start], alpha=-1)
+            left[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+        return codes.T.contiguous()
 
     return round_columns
 
 
-def _cheapest(wanted: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+def inverse_factor(moment: Tensor) -> Tensor:
+    """Give the upper Cholesky factor of the inverse of damped second moments [K, K]: [K, K] float64."""
+    damped = moment.to(torch.float64, copy=True)
+    diagonal = damped.diagonal()
+    diagonal += _DAMPING * diagonal.mean().clamp_min(torch.finfo(torch.float32).tiny)
+    # From the last feature to the first, the inverse of the lower factor is the upper factor of the inverse.
+    lower = torch.linalg.cholesky(damped.flip(0, 1))
+    one = torch.eye(len(moment), dtype=torch.float64, device=moment.device)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, one, upper=False)
+    return inverse.flip(0, 1)
+
+
+def cheapest(wanted: Tensor, costs: Tensor) -> tuple[Tensor, Tensor]:
     """Choose among the codes of one column.
+
+    The cost is convex in the high nibble. It is least for that of the nearest 8-bit code, or on the side of the 4-bit
+    value: all codes there have the low nibble next to the 8-bit value, and the cost is a parabola in the high one.
 
     Args:
         wanted: [2, R], the values that should be stored for 8 and for 4 bits.
-        counts: [2, R], 1 where a row is read with that width, else 0.
+        costs: [2, R], of a squared error in either of them; not both 0.
 
     Returns:
         The codes [R], and the values [2, R] that they stand for.
     """
-    high = torch.arange(16.0)
-    low = torch.floor(wanted[0, :, None] + 128 - 16 * high).clamp_(0, 15)  # the best one for every high nibble
-    values = torch.stack([16 * high + low - 127.5, (16 * high - 120).expand_as(low)])  # [2, R, 16]
-    in_bins = (wanted[:, :, None] - values) / torch.tensor([1.0, 4.0])[:, None, None]
-    best = (in_bins.square() * counts[:, :, None]).sum(dim=0).argmin(dim=1, keepdim=True)
-    code = (16 * best + low.gather(1, best))[:, 0].to(torch.uint8)
-    return code, values.gather(2, best.expand(2, -1, 1))[:, :, 0]
+    at_8, at_4 = torch.floor((wanted + 128) / 16).clamp_(0, 15)
+    edge = torch.where(at_4 > at_8, 127.5, 112.5)
+    vertex = (costs[0] * (wanted[0] + edge) + costs[1] * (wanted[1] + 120)) / (16 * costs.sum(dim=0))
+    high = 16 * torch.stack([at_8, vertex.round().clamp_(0, 15)])  # [2 candidates, R]
+    code = high + torch.floor(wanted[0] + 128 - high).clamp_(0, 15)
+    values = torch.stack([code - 127.5, high - 120])  # [2, 2 candidates, R]
+    errors = ((wanted[:, None] - values).square() * costs[:, None]).sum(dim=0)
+    second = errors[1] < errors[0]
+    return torch.where(second, code[1], code[0]).to(torch.uint8), torch.where(second, values[:, 1], values[:, 0])
