@@ -27,9 +27,10 @@ from torch import Tensor
 from transformers import PI0Config
 
 from vlaq_ros.calibrate.probe import Probe, layers, watching
-from vlaq_ros.calibrate.students import effective, student
+from vlaq_ros.calibrate.students import student
 from vlaq_ros.policy.pi0 import PI0Network, RMSNorm, is_quantized_weight, towers
-from vlaq_ros.quant.codes import quantize
+from vlaq_ros.quant.codes import decode, quantize
+from vlaq_ros.quant.hadamard import rotate
 
 _ALPHA = 0.5  # SmoothQuant's: how much of the activations' range moves into the weights
 _EXPONENTS = torch.linspace(0, 1, 21).tolist()  # AWQ's grid
@@ -190,9 +191,9 @@ def _centred(scale: Tensor) -> Tensor:
 
 def _error(weight: Tensor, scale: Tensor, x: Tensor) -> float:
     """Give the squared error that 4-bit codes of w s make in w x for inputs [n, K], over the square of w x."""
-    coded = effective(quantize(weight * scale), 1) / scale
-    exact = x @ weight.T
-    return float((x @ coded.T - exact).square().sum() / exact.square().sum().clamp_min(_TINY))
+    coded = quantize(weight * scale)
+    got, exact = rotate(x / scale, coded.block) @ decode(coded, 1).T, x @ weight.T
+    return float((got - exact).square().sum() / exact.square().sum().clamp_min(_TINY))
 
 
 def moved(network: PI0Network, chosen: Iterable[tuple[Seam, Tensor]]) -> Smoothing:
