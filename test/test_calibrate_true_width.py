@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 OBSERVATIONS = 8
 BUDGET = 0.305
-LEAST = {"quantvla": 0.58}  # its layout keeps layers in 16 bits
+LEAST = {"quantvla": 0.7}  # its layout keeps the vision tower in 16 bits, here half of all weights
 
 
 @pytest.fixture(scope="module")
