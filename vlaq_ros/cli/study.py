@@ -132,5 +132,7 @@ def _widths(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"w(\d+)a(\d+)", text)
     if found and int(found[1]) in WEIGHT_BITS and int(found[2]) in ACTIVATION_BITS:
         return int(found[1]), int(found[2])
-    widths = f"{', '.join(map(str, WEIGHT_BITS))} and a{', a'.join(map(str, ACTIVATION_BITS))}"
-    raise argparse.ArgumentTypeError(f"got {text!r}, expected widths such as w4a3, of w{widths}")
+    weights, activations = (", ".join(map(str, bits)) for bits in (WEIGHT_BITS, ACTIVATION_BITS))
+    raise argparse.ArgumentTypeError(
+        f"got {text!r}, expected widths such as w4a3: weights of {weights} and activations of {activations} bits"
+    )

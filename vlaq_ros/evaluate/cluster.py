@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class RayExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call; what it raises is raised again by the future's result."""
-        future: Future[Any] = self._run.remote(fn, args, kwargs).future()
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        self._run.remote(fn, args, kwargs).future().add_done_callback(partial(_pass_on, future))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -46,3 +49,11 @@ class RayExecutor(Executor):
 def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     torch.set_num_threads(1)
     return fn(*args, **kwargs)
+
+
+def _pass_on(future: Future[Any], done: Future[Any]) -> None:
+    error = done.exception()
+    if error is None:
+        future.set_result(done.result())
+    else:  # Ray's own has the other machine's traceback for its text
+        future.set_exception(getattr(error, "cause", None) or error)

@@ -80,7 +80,13 @@ def lower_bound95(comparison: PairedComparison, n: int) -> float:
     """One-sided 95 % lower bound of the first's success rate less the second's, over n pairs: Tango's score limit."""
     first, second = comparison.only_first, comparison.only_second
     z, edge = norm.ppf(0.95), 1 - 1e-9
-    found: float = brentq(lambda difference: paired_score(first, second, n, difference) - z, -edge, edge)
+
+    def excess(difference: float) -> float:
+        return paired_score(first, second, n, difference) - float(z)
+
+    if excess(-edge) <= 0:  # every pair fell to the second
+        return -1.0
+    found: float = brentq(excess, -edge, edge)
     return found
 
 
