@@ -14,12 +14,11 @@ from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.tokenizer import prompt_ids
 from vlaq_ros.sim import network
 from vlaq_ros.sim.guidance import RECEPTACLE, Labels
-from vlaq_ros.sim.scene import CAMERAS, COLOURS, FAMILIES, TASKS
+from vlaq_ros.sim.scene import CAMERAS, COLOURS, TASKS
 
 HELD_OUT = 40  # frames come from this share of the episodes, 1 in HELD_OUT, never trained on
 _INDEX = {None: RECEPTACLE} | {colour: index for index, colour in enumerate(COLOURS)}
 _NAMED_BY_TASK = torch.tensor([[_INDEX[task.colour], _INDEX[task.onto]] for task in TASKS.values()])
-_FAMILY_OF_TASK = torch.tensor([FAMILIES.index(task.family) for task in TASKS.values()])
 
 
 class Frames:
@@ -49,11 +48,11 @@ class Frames:
         self._prompts = torch.stack([prompt_ids(tokenizer, text, image_tokens, spec.text_length) for text in TASKS])
         held_out = torch.from_numpy(frames["seed"] % HELD_OUT == 0)
         self.training, self.held_out = (~held_out).nonzero()[:, 0], held_out.nonzero()[:, 0]
-        family = _FAMILY_OF_TASK[self._task[self.training]]
-        self._weights = 1 / family.bincount()[family].float()  # of the frames for training
+        task = self._task[self.training]
+        self._weights = 1 / task.bincount()[task].float()  # of the frames for training
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw rows [count] for training: every family is as frequent, however long its episodes are."""
+        """Draw rows [count] for training: every instruction is as frequent, however long its episodes are."""
         return self.training[self._weights.multinomial(count, replacement=True, generator=generator)]
 
     def batch(self, rows: Tensor, generator: torch.Generator | None) -> Batch:
