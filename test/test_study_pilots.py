@@ -35,18 +35,23 @@ def test_a_pilot_measures_the_share_that_thresholds_come_to() -> None:
 
 @pytest.mark.parametrize("share", SHARES)
 def test_every_rule_aims_at_the_share(share: float) -> None:
-    measured = PILOT.coarse_shares[SHARES.index(share)]
     dyq, random, inverted, time, phase = (PILOT.resolve(Switch(rule, share)) for rule in Rule)
     assert dyq.rule is own
     assert np.mean(dyq.thresholds[0] >= S) == pytest.approx(share, abs=0.02)
-    assert random.rule == Random(*ROLES, measured)
+    assert random.rule == Random(*ROLES, share)
     assert inverted.rule == Inverted(*ROLES)
     assert np.mean(inverted.thresholds[0] < S) == pytest.approx(share, abs=0.02)
     assert isinstance(time.rule, FineAfter)
-    assert np.mean(np.array(PILOT.times_s) < time.rule.time_s) == pytest.approx(measured, abs=0.02)
+    assert np.mean(np.array(PILOT.times_s) < time.rule.time_s) == pytest.approx(share, abs=0.02)
     assert isinstance(phase.rule, FineNear)
-    assert np.mean(np.array(PILOT.gaps_m) >= phase.rule.gap_m) == pytest.approx(measured, abs=0.02)
+    assert np.mean(np.array(PILOT.gaps_m) >= phase.rule.gap_m) == pytest.approx(share, abs=0.02)
     assert random.thresholds == time.thresholds == phase.thresholds == dyq.thresholds
+
+
+def test_a_dwell_is_made_up_for() -> None:
+    slow = Pilot(tuple(S), (0.0,), (1.0,), (0.1, 0.3, 0.6))  # coarse less often than it is asked for
+    assert slow.resolve(Switch(Rule.DYQ, 0.5)).at == pytest.approx(0.5 + 0.25 * 2 / 3, abs=0.01)
+    assert slow.resolve(Switch(Rule.INVERTED, 0.9)).at == pytest.approx(0.25, abs=0.01)
 
 
 def test_a_threshold_stays_above_that_of_the_coarse_precision() -> None:

@@ -90,19 +90,18 @@ def test_rules_share_chunks_between_two_variants(workshop: Workshop) -> None:
         rule: play(workshop, Cell(f"switching/{rule}", PAIR.variants, Switch(rule, 0.5)), 2, pool)
         for rule in (Rule.RANDOM, Rule.DYQ)
     }
-    flown = json.loads((workshop.out / "pilots" / "tiny.json").read_text())
-    assert played[Rule.RANDOM].facts["switch"] == {"rule": "random", "share": 0.5, "at": flown["coarse_shares"][1]}
+    assert played[Rule.RANDOM].facts["switch"] == {"rule": "random", "share": 0.5, "at": 0.5}
     assert all(len(row.chunks) == 2 for row in played[Rule.RANDOM].rows.values())
     flights = [call for call in pool.calls if call[0].first_seed == running.PILOT_SEED]
     assert len(flights) == 4  # a coin's, then one for every share; the second cell flies none
 
 
 def test_a_pilot_that_numbers_came_from_cannot_change_under_results(workshop: Workshop) -> None:
-    cell = Cell("switching/random", PAIR.variants, Switch(Rule.RANDOM, 0.5))
+    cell = Cell("switching/dyq", PAIR.variants, Switch(Rule.DYQ, 0.5))
     play(workshop, cell, 2, Here())
     file = workshop.out / "pilots" / "tiny.json"
     facts = json.loads(file.read_text())
-    file.write_text(json.dumps(facts | {"coarse_shares": [0.1, 0.2, 0.3]}))
+    file.write_text(json.dumps(facts | {"sensitivities": [7.0, 8.0]}))
     with pytest.raises(OtherStudyError, match="made with another switch"):
         play(workshop, cell, 2, Here())
     file.write_text(json.dumps(facts))

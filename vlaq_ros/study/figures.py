@@ -38,26 +38,20 @@ _STYLE: dict[Any, Any] = {
 
 def draw(study: Study, directory: Path) -> list[Path]:
     """Draw the figures whose cells have been run, as SVG; their paths are returned."""
-    drawn = {
-        "methods": _methods(study),
-        "widths": _widths(study),
-        "switching": _switching(study),
-        "frontier": _frontier(study),
-    }
+    drawings = {"methods": _methods, "widths": _widths, "switching": _switching, "frontier": _frontier}
     written = []
-    for name, figure in drawn.items():
-        if figure is not None:
-            path = directory / f"{name}.svg"
-            with rc_context(_STYLE):
-                figure.savefig(path, metadata={"Date": None})
-            written.append(path)
+    with rc_context(_STYLE):
+        for name, drawing in drawings.items():
+            figure = drawing(study)
+            if figure is not None:
+                written.append(directory / f"{name}.svg")
+                figure.savefig(written[-1], metadata={"Date": None})
     return written
 
 
 def _figure(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
-        axes = figure.subplots(1, columns, squeeze=False, sharey=True)
+    figure = Figure(figsize=(width_in, height_in), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, columns, squeeze=False, sharey=True)
     return figure, list(axes[0])
 
 
@@ -72,8 +66,12 @@ def _methods(study: Study) -> Figure | None:
         low, high = line.rate.interval
         axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[1 if own else 0], linewidth=2)
         axes.plot(100 * line.rate.value, row, "D" if own else "o", color=COLOURS[1 if own else 0])
+    axes.set_ylim(-0.6, len(lines) - 0.4)
     axes.set_yticks(range(len(lines)), [_labelled(study, line) for line in lines])
-    axes.set(xlabel="success, % (Wilson 95 %); the line is full precision", title="Methods; diamonds need more bytes")
+    axes.set(
+        xlabel="success, % (Wilson 95 %); the line is full precision",
+        title="Methods (bytes over bf16); diamonds: more bytes",
+    )
     return figure
 
 
@@ -96,7 +94,7 @@ def _widths(study: Study) -> Figure | None:
     axes.set_xticks(range(len(ACTIVATION_BITS)), [str(bits) for bits in ACTIVATION_BITS])
     axes.set(xlabel="bits of the activations, emulated", ylabel="success, % (Wilson 95 %)", ylim=(0, 102))
     axes.set_title("Where precision matters; the line is full precision")
-    axes.legend()
+    figure.legend(loc="outside right center")
     return figure
 
 
@@ -118,7 +116,7 @@ def _switching(study: Study) -> Figure | None:
         axes.set(xlabel="share of coarse chunks, measured", xlim=(-0.04, 1.04))
         axes.set_title(f"{pair.fine.name} / {pair.coarse.name}", fontsize=8.5)
     columns[0].set_ylabel("success, % (Wilson 95 %)")
-    columns[0].legend(fontsize=8)
+    figure.legend(*columns[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
@@ -155,7 +153,7 @@ def _frontier(study: Study) -> Figure | None:
             axes.annotate(str(steps), (chunk_ms, 100 * line.rate.value), xytext=(4, 5), textcoords="offset points")
     axes.set(xlabel="time of a chunk, ms (one thread)", ylabel="success, % (Wilson 95 %)")
     axes.set_title("Bits and denoising steps (the numbers at the points)")
-    axes.legend()
+    figure.legend(loc="outside right center")
     return figure
 
 
@@ -164,6 +162,8 @@ def _of_pair(study: Study, pair: Pair) -> list[Line]:
 
 
 def _series(axes: Axes, points: Sequence[tuple[float, Rate]], index: int, label: str) -> None:
+    if not points:
+        return
     colour = COLOURS[index]
     for x, rate in points:
         _point(axes, x, rate, colour, MARKERS[index])

@@ -56,24 +56,21 @@ class Pilot:
     sensitivities: tuple[float, ...]  # known ones
     times_s: tuple[float, ...]
     gaps_m: tuple[float, ...]
-    coarse_shares: tuple[float, ...]  # measured with DyQ-VLA's rule aiming at each of `SHARES`
+    coarse_shares: tuple[float, ...]  # of DyQ-VLA's rule, its threshold at the quantiles `SHARES` of S
 
     def resolve(self, switch: Switch) -> Resolved:
         """Give a rule its numbers.
 
-        A threshold of S is the quantile that the aimed-at share is of; the dwell before a precision drops makes the
-        share of DyQ-VLA's rule another, and this one is what random, time and phase switching then aim at. All but
-        `inverted` leave the pilot the thresholds of DyQ-VLA's rule, so that replans come alike.
+        All but `inverted` leave the pilot the thresholds of DyQ-VLA's rule, so that replans come alike.
         """
-        share = self.coarse_shares[SHARES.index(switch.share)]
-        threshold = self.threshold(switch.share)
+        share, threshold = switch.share, self.threshold(switch.share)
         kept = (threshold, 0.0)
         if switch.rule is Rule.DYQ:
             return Resolved(own, kept, threshold)
         if switch.rule is Rule.RANDOM:
             return Resolved(Random(*ROLES, share), kept, share)
         if switch.rule is Rule.INVERTED:
-            opposite = self.threshold(1 - switch.share)
+            opposite = self.threshold(1 - share)
             return Resolved(Inverted(*ROLES), (opposite, 0.0), opposite)
         if switch.rule is Rule.TIME:
             time_s = _quantile(self.times_s, share)
@@ -82,8 +79,16 @@ class Pilot:
         return Resolved(FineNear(*ROLES, gap_m), kept, gap_m)
 
     def threshold(self, coarse_share: float) -> float:
+        """Give the S at which DyQ-VLA's rule comes to a share of coarse chunks; above 0, the coarse precision's own.
+
+        Because of the dwell before a precision drops, it is a higher quantile of S than the share itself.
+        """
+        measured = np.maximum.accumulate((0.0, *self.coarse_shares, 1.0))
+        return self.quantile(float(np.interp(coarse_share, measured, (0.0, *SHARES, 1.0))))
+
+    def quantile(self, share: float) -> float:
         """Give the S below which this share of the chunks were asked for; above 0, the coarse precision's own."""
-        return max(_quantile(self.sensitivities, coarse_share), 1e-4)
+        return max(_quantile(self.sensitivities, share), 1e-4)
 
     @classmethod
     def load(cls, path: Path, pair: Pair) -> Self | None:
@@ -117,7 +122,7 @@ def fly(run: Callable[[Switching, tuple[float, ...]], Sequence[Look]], threshold
     )
     shares = []
     for share in SHARES:
-        answered = run(own, (pilot.threshold(share), 0.0))
+        answered = run(own, (pilot.quantile(share), 0.0))
         shares.append(round(float(np.mean([look.coarse for look in answered])), 4))
     return Pilot(pilot.sensitivities, pilot.times_s, pilot.gaps_m, tuple(shares))
 

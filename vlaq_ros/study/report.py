@@ -54,7 +54,7 @@ def _claims(study: Study) -> str:
             _p(verdict.p),
             _p(verdict.holm_p),
             "yes" if verdict.holds else "no",
-            str(verdict.needed),
+            str(verdict.needed or _NONE),
         )
         for verdict in study.verdicts()
     ]
