@@ -42,9 +42,10 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     "launch": set(),
     "launch_ros": set(),
 }
-CLOSED_LOOP = {
-    PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "switching.py")
-}  # runs the simulator itself
+CLOSED_LOOP = {  # runs the simulator itself
+    *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "switching.py")),
+    *(PACKAGE / "calibrate" / name for name in ("calibration.py", "perturbation.py", "simulated.py")),
+}
 TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
 
 
