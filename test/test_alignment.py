@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from pathlib import Path
 
@@ -214,7 +213,10 @@ def test_an_allocation_keeps_its_budget_and_predicts_the_sum_of_its_units_errors
         stages[name] = count
         return done.append
 
-    made = allocation(probe, shapes, 0.6, stage)
+    made, found = allocation(probe, shapes, 0.6, stage)
+    assert [(drift.unit, drift.width) for drift in found] == [
+        (unit, width) for width in (8, 4) for unit in units(probe.network)
+    ]
     assert made.bytes_over_bf16 == over_bf16(shapes, made.widths) <= 0.6
     assert sum(done) == sum(stages.values())
     assert len(stages) == 2
@@ -227,12 +229,14 @@ def test_an_allocation_keeps_its_budget_and_predicts_the_sum_of_its_units_errors
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
-def test_agreement_is_the_rank_correlation_of_drift_and_error(sign: int, expected: float) -> None:
+def test_agreement_is_the_rank_correlation_of_drift_and_error_at_each_width(sign: int, expected: float) -> None:
     drifts = [
-        Drift(f"unit{k}", 4, {}, {"language": (relation, relation + 1)}, (), 10 + sign * relation**3, 1)
-        for k, relation in enumerate((3.0, 1.0, 2.0, 5.0))
+        Drift(f"unit{k}", width, {}, {"language": (relation, relation + 1)}, (), 100 * factor + sign * relation**3, 1)
+        for width, factor in ((8, 1), (4, 10))
+        for k, relation in enumerate((3.0 * factor, factor, 2.0 * factor, 4.5 * factor))
     ]
     found = agreement(drifts)
-    assert (found.spearman, found.n) == (pytest.approx(expected), 4)
-    with pytest.raises(ValueError, match="some variety"):
-        agreement(itertools.islice(drifts, 3))
+    assert {width: (each.spearman, each.n) for width, each in found.items()} == {
+        width: (pytest.approx(expected), 4) for width in (8, 4)
+    }
+    assert agreement(drifts[:7]).keys() == {8}  # three units say nothing

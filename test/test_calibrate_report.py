@@ -21,6 +21,7 @@ from matplotlib.image import imread
 from sources import PACKAGE, setup_arguments
 
 from vlaq_ros.calibrate import figures, report
+from vlaq_ros.calibrate.alignment import Drift
 from vlaq_ros.calibrate.allocate import Allocation
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.calibration import Checks, Facts, Point
@@ -43,8 +44,8 @@ MANY, FEW = RECIPES["channelwise+matching"], RECIPES["rtn"]
 ANYTHING = {  # the keys of report.json
     key: lambda value: value
     for key in (
-        *("name", "source", "recipe", "budget", "precisions", "layers", "curve", "checks", "matching", "dispatch"),
-        *("chunks", "injections", "memory", "buffer", "seconds", "peak_bytes"),
+        *("name", "source", "recipe", "budget", "precisions", "layers", "curve", "checks", "drift", "matching"),
+        *("dispatch", "chunks", "injections", "memory", "buffer", "seconds", "peak_bytes"),
     )
 }
 
@@ -131,17 +132,19 @@ def full(tiny_checkpoint: Path) -> Facts:
             network=pi0.assemble(checkpoint.config, checkpoint.parameters(), {}, torch.float32, torch.device("cpu")),
             beside={},
             sensitivity={name: torch.ones(4, len(each)) for name, each in widths.items()},
+            drifts=(),
             allocation=Allocation(widths, 0.75, 0.3999),
             nested={},
             matchings=(matching, matching),
             nmse=(0.0004, 0.0025),
+            predicted=0.0003,
         ),
         dispatch=dispatch,
         thresholds=dispatch.thresholds,
         chunks=chunks,
         injections=injections,
         memory=Memory(400, 1500, 1000, 2000, 3 * 2**20, 0),
-        curve=(Point(0.4, 0.3999, 0.75, (0.0004, 0.0025)), Point(0.5, 0.4988, 0.5, (0.0002, 0.0025))),
+        curve=(Point(0.4, 0.3999, 0.0003, (0.0004, 0.0025)), Point(0.5, 0.4988, 0.0001, (0.0002, 0.0025))),
         checks=Checks(Correlation(0.9, 40, 0.8, 0.95), Correlation(0.7, 40, 0.5, 0.85)),
         seconds={"codes": 1.5, "matching": 2.0},
         peak_bytes=2**30,
@@ -151,8 +154,7 @@ def full(tiny_checkpoint: Path) -> Facts:
 @pytest.fixture(scope="module")
 def bare(full: Facts) -> Facts:
     """Facts of a recipe that measures nothing but the error, where nothing was simulated."""
-    calibrated = replace(full.calibrated, sensitivity=None, matchings=())
-    calibrated = replace(calibrated, allocation=replace(calibrated.allocation, predicted=0.0))
+    calibrated = replace(full.calibrated, sensitivity=None, matchings=(), predicted=None)
     return replace(
         full,
         recipe_name="rtn",
@@ -162,7 +164,7 @@ def bare(full: Facts) -> Facts:
         thresholds=(0.45, 0.0),
         chunks=(),
         injections=(),
-        curve=(Point(0.4, 0.3999, 0.0, (0.0004, 0.0025)),),
+        curve=(Point(0.4, 0.3999, None, (0.0004, 0.0025)),),
         checks=None,
     )
 
@@ -232,6 +234,78 @@ def test_a_static_plan_is_one_band(full: Facts, tmp_path: Path) -> None:
     assert "fine 8 nowhere coarse 4 the rest" in read.text
 
 
+def test_what_is_predicted_is_drawn_with_what_is_measured(full: Facts, bare: Facts) -> None:
+    drawn = figures.budget_curve(full.curve, 0.4, NAMES)
+    assert drawn.count("normalised squared action error") == 1
+    assert "predicted for fine" in drawn
+    assert "predicted" not in figures.budget_curve(bare.curve, 0.4, NAMES)
+
+
+def test_predictions_stand_beside_the_errors_measured(full: Facts, tmp_path: Path) -> None:
+    read = Reader(page(full, tmp_path))
+    assert "measured at fine measured at coarse predicted 0.4 0.3999 0.000400 0.00250 0.000300 0.5" in read.text
+    assert "Those of the 32 most sensitive ones are from true forward passes themselves." in read.text
+
+
+def drifted(errors: tuple[float, ...]) -> tuple[Drift, ...]:
+    """Give the drifts of the language model's layers: with 4 bits ten times those with 8."""
+    return tuple(
+        Drift(
+            f"language.layers.{k}",
+            width,
+            {"visual": (0.0, size), "text": (size, 3 * size), "action": (4 * size,)},
+            {"language": (size, size * (k + 1)), "expert": (5 * size, 5 * size)},
+            (6 * size,),
+            error * size,
+            1000,
+        )
+        for width, size in ((8, 0.01), (4, 0.1))
+        for k, error in enumerate(errors)
+    )
+
+
+def test_drifts_are_shown_by_tower_and_layer(bare: Facts, tmp_path: Path) -> None:
+    facts = replace(bare, calibrated=replace(bare.calibrated, drifts=drifted((1.0, 2.0, 3.0, 6.0))))
+    read = Reader(page(facts, tmp_path))
+    assert read.headings[: len(ALWAYS) + 1] == [*ALWAYS, "Alignment drift (EaqVLA-like reconstruction)"]
+    assert "language 8 0.005 0.02 0.04 0.018 0.05 0.06 0.03 language 4 0.05 0.2 0.4 0.17 0.5 0.6 0.3" in read.text
+    assert "language.layers.1 8 0.005 0.02 0.04 0.015 0.05 0.06 0.02" in read.text
+    given = values(facts, tmp_path)["drift"]
+    assert [(row["unit"], row["width"]) for row in given["layers"]] == [
+        (f"language.layers.{k}", width) for width in (8, 4) for k in range(4)
+    ]
+    assert given["layers"][4]["tokens"] == {"visual": [0.0, 0.1], "text": [0.1, pytest.approx(0.3)], "action": [0.4]}
+    assert given["layers"][4]["relation"] == pytest.approx(0.3)
+    assert given["agreement"]["4"] == {"spearman": pytest.approx(1.0), "n": 4, "low": 1.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        (
+            (1, 2, 3, 4, 5, 6),
+            "Layers whose relations drift more cost the action more: with 4 bits, the rank correlation over 6 layers "
+            "is 1.00 (95 % interval 1.00 to 1.00).",
+        ),
+        (
+            (6, 5, 4, 3, 2, 1),
+            "Layers whose relations drift more cost the action less, so drift is a wrong guide to widths: with 8 bits, "
+            "the rank correlation over 6 layers is -1.00 (95 % interval -1.00 to -1.00).",
+        ),
+        (
+            (3, 1, 2, 6, 4, 5),
+            "It is not known that layers whose relations drift more cost the action more: with 8 bits, the rank "
+            "correlation over 6 layers is 0.66",
+        ),
+    ],
+)
+def test_the_report_says_in_words_whether_drift_ranks_layers_as_the_action_does(
+    bare: Facts, tmp_path: Path, errors: tuple[float, ...], said: str
+) -> None:
+    facts = replace(bare, calibrated=replace(bare.calibrated, drifts=drifted(errors)))
+    assert said in Reader(page(facts, tmp_path)).text
+
+
 def test_bands_hold_the_shares_that_the_controller_gives(full: Facts) -> None:
     drawn = Reader(figures.distribution(full.chunks, (0.75, 0.0), NAMES))
     assert {"fine 20%", "coarse 80%"} <= set(drawn.words)  # 20 of 99 chunks have an S of 0.8 or 0.9
@@ -298,7 +372,7 @@ def test_the_document_has_what_was_measured(full: Facts, tmp_path: Path) -> None
     assert read["source"] == {"name": "tiny", "sha256": "ab" * 32}
     assert read["recipe"]["name"] == "channelwise+matching"
     assert read["recipe"]["widths"] == "queue"
-    assert read["budget"] == {"asked": 0.4, "bytes_over_bf16": 0.3999, "predicted": 0.75}
+    assert read["budget"] == {"asked": 0.4, "bytes_over_bf16": 0.3999, "predicted": 0.0003}
     assert [(row["name"], row["denoise_steps"], row["action_nmse"]) for row in read["precisions"]] == [
         ("fine", 8, 0.0004),
         ("coarse", 4, 0.0025),
@@ -308,7 +382,7 @@ def test_the_document_has_what_was_measured(full: Facts, tmp_path: Path) -> None
     for name, layer in read["layers"].items():
         assert layer["channels"] == {str(width): widths[name].tolist().count(width) for width in WIDTHS}
         assert layer["mean_bits"] == pytest.approx(np.mean(widths[name].numpy()))
-    assert read["curve"][1] == {"budget": 0.5, "bytes_over_bf16": 0.4988, "predicted": 0.5, "nmse": [0.0002, 0.0025]}
+    assert read["curve"][1] == {"budget": 0.5, "bytes_over_bf16": 0.4988, "predicted": 0.0001, "nmse": [0.0002, 0.0025]}
     assert read["checks"]["exact"] == {"spearman": 0.9, "n": 40, "low": 0.8, "high": 0.95}
     assert read["matching"]["coarse"]["after"] == {"logit": 0.125, "residual": 0.0625}
     assert read["matching"]["fine"]["clamped"] == {"alpha": 2, "beta": 0}
@@ -335,7 +409,7 @@ def test_what_is_not_a_number_is_null_in_the_document(full: Facts, tmp_path: Pat
 def test_what_was_not_measured_is_null_in_the_document(bare: Facts, tmp_path: Path) -> None:
     read = values(bare, tmp_path)
     assert {key for key, value in read.items() if value is None} == {
-        *("checks", "matching", "dispatch", "chunks", "injections")
+        *("checks", "drift", "matching", "dispatch", "chunks", "injections")
     }
     assert read["budget"]["predicted"] is None
     assert [point["predicted"] for point in read["curve"]] == [None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,15 @@ from test_probe import buffer_of
 from torch import Tensor
 
 from vlaq_ros.calibrate import matching, pipeline
+from vlaq_ros.calibrate.alignment import units
+from vlaq_ros.calibrate.exact import exact
 from vlaq_ros.calibrate.layout import Layout
 from vlaq_ros.calibrate.matching import Clip
 from vlaq_ros.calibrate.pipeline import Calibrated, calibrate
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.calibrate.recipes import RECIPES, Recipe, Smoothing
 from vlaq_ros.calibrate.steps import Steps
-from vlaq_ros.calibrate.storage import over_bf16
+from vlaq_ros.calibrate.storage import WIDTHS, over_bf16
 from vlaq_ros.errors import BudgetError
 from vlaq_ros.policy.checkpoint import Checkpoint
 
@@ -111,6 +113,7 @@ def test_what_is_not_asked_for_is_not_there(follow: Follow, probe: Probe) -> Non
     calibrated = follow(RECIPES["rtn"], AT_4)
     assert calibrated.network is probe.network
     assert (calibrated.beside, calibrated.sensitivity, calibrated.matchings) == ({}, None, ())
+    assert (calibrated.drifts, calibrated.predicted) == ((), None)
     assert list(calibrated.nested) == list(layers(probe.network))
 
 
@@ -197,6 +200,71 @@ def test_sensitivities_are_measured_once_for_all_budgets(
         assert torch.equal(first.sensitivity[name], again.sensitivity[name])
         assert torch.equal(nested.hi, again.nested[name].hi)
         assert torch.equal(nested.scale, again.nested[name].scale)
+
+
+def test_the_most_sensitive_channels_are_measured_and_the_others_estimated(follow: Follow, probe: Probe) -> None:
+    """On a policy with fewer observations than may be used, on all of them."""
+    estimated, found = pipeline.jacobian(probe, report=lambda _: None), follow(RECIPES["channelwise"], AT_4).sensitivity
+    assert found is not None
+    at_4 = WIDTHS.index(4)
+    least = torch.cat([each[at_4] for each in estimated.values()]).topk(pipeline.REFINED).values[-1]
+    refined = 0
+    for name, each in estimated.items():
+        top = each[at_4] >= least
+        assert torch.equal(found[name][:, ~top], each[:, ~top])
+        assert torch.equal(found[name][[0, 3]], each[[0, 3]])
+        channels = top.nonzero().flatten().tolist()
+        for bits in (8, 4) if channels else ():
+            assert torch.equal(found[name][WIDTHS.index(bits), top], exact(probe, name, channels, bits))
+        refined += len(channels)
+    assert refined == pipeline.REFINED
+
+
+@pytest.mark.parametrize("observations", [33, 70])
+def test_true_passes_take_observations_from_the_whole_buffer(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observations: int
+) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    probe = Probe.open(checkpoint, buffer_of(checkpoint, observations))
+    passes: list[Sequence[int]] = []
+
+    def estimate(probe: Probe, report: Callable[[int], None]) -> dict[str, Tensor]:
+        return {name: torch.ones(len(WIDTHS), linear.out_features) for name, linear in layers(probe.network).items()}
+
+    def measure(estimated: dict[str, Tensor], _: Probe, *, rows: Sequence[int], **__: object) -> dict[str, Tensor]:
+        passes.append(rows)
+        return estimated
+
+    monkeypatch.setattr(pipeline, "jacobian", estimate)
+    monkeypatch.setattr(pipeline, "refine", measure)
+    calibrate(probe, replace(RECIPES["channelwise"], feedback=False), AT_4, Steps(tmp_path), silent)
+    (rows,) = passes
+    assert len(rows) <= 32
+    assert rows[0] == 0
+    assert observations - rows[-1] <= rows[1] - rows[0]
+
+
+def test_the_prediction_is_the_error_of_the_weights_over_the_teachers_square(follow: Follow, probe: Probe) -> None:
+    energy = float(probe.teacher.square().sum(dim=(1, 2)).mean())
+    for name in ("channelwise", "qvla", "eaqvla"):
+        calibrated = follow(RECIPES[name], AT_4)
+        assert calibrated.predicted == pytest.approx(calibrated.allocation.predicted / energy, rel=1e-5)
+    rounded = follow(replace(RECIPES["layerwise"], feedback=False), AT_8)
+    assert rounded.predicted is not None
+    assert rounded.nmse[0] / 10 < rounded.predicted < rounded.nmse[0] * 10
+
+
+def test_a_hessian_predicts_no_error_of_actions(follow: Follow) -> None:
+    calibrated = follow(RECIPES["qvla-release"], AT_4)
+    assert calibrated.allocation.predicted > 0
+    assert calibrated.predicted is None
+
+
+def test_widths_by_drift_come_with_the_drifts(follow: Follow, probe: Probe) -> None:
+    calibrated = follow(RECIPES["eaqvla"], AT_4)
+    assert [(drift.unit, drift.width) for drift in calibrated.drifts] == [
+        (unit, width) for width in (8, 4) for unit in units(probe.network)
+    ]
 
 
 def test_a_smoothed_networks_sensitivities_are_not_the_plain_ones(follow: Follow, steps: Steps) -> None:

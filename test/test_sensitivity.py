@@ -153,7 +153,7 @@ def test_a_true_pass_is_one_with_that_row_alone_rounded(tiny: Probe, name: str, 
 def test_only_the_most_sensitive_channels_are_refined(linear: LinearProbe) -> None:
     proxy = {name: each * (1 + index) for index, (name, each) in enumerate(linear.sensitivity().items())}
     done: list[int] = []
-    refined = refine(proxy, linear, rows=4, report=done.append)
+    refined = refine(proxy, linear, channels=4, report=done.append)
     assert sum(done) == 8
     ranked = sorted(((float(each[2, c]), name, c) for name, each in proxy.items() for c in range(each.shape[1])))[::-1]
     for place, (_, name, channel) in enumerate(ranked):
@@ -164,10 +164,15 @@ def test_only_the_most_sensitive_channels_are_refined(linear: LinearProbe) -> No
         assert torch.equal(refined[name][:, channel], expected)
 
 
-def test_all_channels_are_refined_where_more_are_asked_for_than_there_are(linear: LinearProbe) -> None:
+def test_channels_are_refined_on_the_observations_that_are_named(linear: LinearProbe) -> None:
     proxy = {name: torch.ones_like(each) for name, each in linear.sensitivity().items()}
-    refined = refine(proxy, linear, report=silent)
-    assert all((each[1:3] != 1).all() and (each[[0, 3]] == 1).all() for each in refined.values())
+    refined = refine(proxy, linear, channels=sum(each.shape[1] for each in proxy.values()), rows=[1, 5], report=silent)
+    for name, each in refined.items():
+        for bits in (8, 4):
+            expected = exact(linear, name, range(each.shape[1]), bits, rows=[1, 5])
+            assert torch.equal(each[WIDTHS.index(bits)], expected)
+            assert not torch.equal(expected, exact(linear, name, range(each.shape[1]), bits))
+        assert (each[[0, 3]] == 1).all()
 
 
 def test_the_hessian_is_that_of_the_published_code(linear: LinearProbe) -> None:

@@ -110,7 +110,7 @@ def drifts(probe: Probe, units: Sequence[str], width: int, report: Callable[[int
 
 def allocation(
     probe: Probe, shapes: Mapping[str, torch.Size], budget: float, stage: Callable[[str, int], Callable[[int], None]]
-) -> Allocation:
+) -> tuple[Allocation, tuple[Drift, ...]]:
     """Measure all layers of all towers with 8 and with 4 bits, and spend a budget by their drifts.
 
     The error that is predicted is the sum of those that the units make by themselves.
@@ -120,6 +120,9 @@ def allocation(
         shapes: layer -> (O, K), of all quantized layers.
         budget: bytes of all these layers, as they are stored, over those in bf16.
         stage: for progress: takes a name and a number of observations.
+
+    Returns:
+        The allocation, and what it follows from: every layer's drift with 8 bits, then with 4.
 
     Raises:
         BudgetError: as `allocate_by_drift` raises.
@@ -133,7 +136,7 @@ def allocation(
     made = {name.rsplit(".", 1)[0]: width for name, width in chosen.items()}
     nmse = sum(drift.action_nmse for drift in measured if made[drift.unit] == drift.width)
     energy = float(probe.teacher.double().square().sum()) / len(probe.teacher)
-    return Allocation(widths, nmse * energy, over_bf16(shapes, widths))
+    return Allocation(widths, nmse * energy, over_bf16(shapes, widths)), tuple(measured)
 
 
 def allocate_by_drift(drifts: Iterable[Drift], shapes: Mapping[str, torch.Size], budget: float) -> dict[str, int]:
@@ -175,14 +178,16 @@ def allocate_by_drift(drifts: Iterable[Drift], shapes: Mapping[str, torch.Size],
     return widths
 
 
-def agreement(drifts: Iterable[Drift]) -> Correlation:
+def agreement(drifts: Iterable[Drift]) -> dict[int, Correlation]:
     """Say whether relation drift ranks units as their action error does: the only check on its use that there is.
 
-    Raises:
-        ValueError: there are fewer than four drifts.
+    Returns:
+        Width -> correlation, as both grow with fewer bits whatever the unit. Of fewer than four units nothing is said.
     """
-    pairs = [(drift.relation, drift.action_nmse) for drift in drifts]
-    return rank_correlation([relation for relation, _ in pairs], [error for _, error in pairs])
+    pairs: dict[int, list[tuple[float, float]]] = {}
+    for drift in drifts:
+        pairs.setdefault(drift.width, []).append((drift.relation, drift.action_nmse))
+    return {width: rank_correlation(*zip(*each, strict=True)) for width, each in pairs.items() if len(each) > 3}
 
 
 @dataclass(slots=True, eq=False)

@@ -64,7 +64,7 @@ class Point:
 
     budget: float
     bytes_over_bf16: float
-    predicted: float
+    predicted: float | None  # as the recipe predicts it of the weights at the finest; None: it predicts none
     nmse: tuple[float, ...]  # at every precision
 
 
@@ -216,8 +216,7 @@ def _curve(probe: Probe, request: Request, steps: Steps, stage: Stage) -> tuple[
 
 
 def _point(budget: float, calibrated: Calibrated) -> Point:
-    allocation = calibrated.allocation
-    return Point(budget, allocation.bytes_over_bf16, allocation.predicted, calibrated.nmse)
+    return Point(budget, calibrated.allocation.bytes_over_bf16, calibrated.predicted, calibrated.nmse)
 
 
 def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -111,33 +110,32 @@ def heat_map(widths: Mapping[str, Tensor]) -> str:
 
 @rc_context(_STYLE)
 def budget_curve(points: Sequence[Point], chosen: float, precisions: Sequence[str]) -> str:
-    """Draw the measured and, if the recipe predicts one, the predicted action error against the bytes held.
+    """Draw the measured and, where the recipe predicts one, the predicted action error against the bytes held.
 
     Args:
         points: by rising budget.
         chosen: the budget of the bundle.
         precisions: whose errors the points have.
     """
-    predicts = any(point.predicted for point in points)
-    figure = Figure(figsize=(_WIDTH_IN, 2.9), layout="constrained")
-    panels = figure.subplots(1, 2, squeeze=False)[0] if predicts else [figure.subplots()]
+    figure = Figure(figsize=(_WIDTH_IN, 3.2), layout="constrained")
+    axes = figure.subplots()
     shares = [point.bytes_over_bf16 for point in points]
     place = [point.budget for point in points].index(chosen)
-    for index, (name, colour) in enumerate(zip(precisions, PALETTE, strict=False)):
-        errors = [point.nmse[index] for point in points]
-        _line(panels[0], shares, errors, colour, name)
-        _ring(panels[0], shares[place], errors[place], colour)
-    panels[0].set(title="measured", ylabel="normalised squared action error")
-    panels[0].legend()
-    if predicts:
-        predicted = [point.predicted for point in points]
-        _line(panels[1], shares, predicted, INK, "predicted")
-        _ring(panels[1], shares[place], predicted[place], INK)
-        panels[1].set(title="predicted for weights of the finest precision", ylabel="sum of expected squared errors")
-    for axes in panels:
-        axes.set(yscale="log", xlabel="bytes of the quantized linears, over bf16")
-        axes.margins(y=0.15)
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    lines = [
+        (name, colour, [point.nmse[index] for point in points])
+        for index, (name, colour) in enumerate(zip(precisions, PALETTE, strict=False))
+    ]
+    if predicted := [point.predicted for point in points if point.predicted is not None]:
+        lines.append((f"predicted for {precisions[0]}", INK, predicted))
+    for name, colour, errors in lines:
+        axes.plot(shares, errors, "o-", color=colour, linewidth=1.4, markersize=4, label=name)
+        axes.plot(
+            shares[place], errors[place], "o", color=colour, markersize=10, markerfacecolor="none", markeredgewidth=1.6
+        )
+    axes.set(yscale="log", xlabel="bytes of the quantized linears, over bf16", ylabel="normalised squared action error")
+    axes.margins(y=0.15)
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.legend()
     return _svg(figure)
 
 
@@ -233,14 +231,6 @@ def dispatch_map(injections: Sequence[Injection], curves: Curves, thresholds: Se
     bound.set(title="errors against their bound", xlabel="sensitivity S", ylabel="norm of normalised action error")
     bound.legend(fontsize=8)
     return _svg(figure)
-
-
-def _line(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, label: str) -> None:
-    axes.plot(x, y, "o-", color=colour, linewidth=1.4, markersize=4, label=label)
-
-
-def _ring(axes: Axes, x: float, y: float, colour: str) -> None:
-    axes.plot(x, y, "o", color=colour, markersize=10, markerfacecolor="none", markeredgewidth=1.6)
 
 
 def _known(chunks: Sequence[Chunk]) -> FloatArray:

@@ -8,24 +8,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from html import escape
 from importlib.resources import files
+from statistics import fmean
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from vlaq_ros.calibrate import figures
+from vlaq_ros.calibrate.alignment import Drift, agreement
 from vlaq_ros.calibrate.correlation import Correlation
-from vlaq_ros.calibrate.pipeline import NAMES
+from vlaq_ros.calibrate.pipeline import NAMES, REFINED
+from vlaq_ros.calibrate.recipes import Estimator
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence
 
 if TYPE_CHECKING:  # facts are plain; what gathers them needs the simulation
-    from vlaq_ros.calibrate.calibration import Facts
+    from vlaq_ros.calibrate.calibration import Checks, Facts
 
 
 def render(facts: Facts) -> str:
     """Lay out everything that is known; what is not gets no section but a line in the last one."""
     sections = [_head(facts), _widths(facts), _budget(facts)]
     if facts.checks:
-        sections.append(_checks(facts.checks.exact, facts.checks.cumulative))
+        sections.append(_checks(facts.checks, refined=facts.recipe.estimator is Estimator.JACOBIAN))
+    if facts.calibrated.drifts:
+        sections.append(_drift(facts.calibrated.drifts))
     if facts.calibrated.matchings:
         sections.append(_matching(facts))
     if any(math.isfinite(chunk.sensitivity) for chunk in facts.chunks):
@@ -120,10 +125,13 @@ def _budget(facts: Facts) -> str:
         [f"{point.budget:g}", f"{point.bytes_over_bf16:.4f}", *(f"{error:#.3g}" for error in point.nmse)]
         for point in facts.curve
     ]
-    if _predicts(facts):
-        said.append("Predicted is the sum of what every narrowed part does alone, in squared normalised actions.")
+    if predicted := [point.predicted for point in facts.curve if point.predicted is not None]:
+        said.append(
+            f"Predicted, of the weights at {NAMES[0]}, is the sum of the errors that parts make when each is narrowed "
+            "alone; activations, and codes that make up for each other, are not in it."
+        )
         heads.append("predicted")
-        rows = [[*row, f"{point.predicted:#.3g}"] for row, point in zip(rows, facts.curve, strict=True)]
+        rows = [[*row, f"{error:#.3g}"] for row, error in zip(rows, predicted, strict=True)]
     drawn = []
     if len(facts.curve) > 1:
         caption = "The same recipe at other budgets; this bundle is ringed."
@@ -131,22 +139,69 @@ def _budget(facts: Facts) -> str:
     return _section("Budget and action error", _text(" ".join(said)), *drawn, _table(heads, rows))
 
 
-def _predicts(facts: Facts) -> bool:
-    return any(point.predicted for point in facts.curve)
-
-
-def _checks(exact: Correlation, cumulative: Correlation) -> str:
+def _checks(checks: Checks, *, refined: bool) -> str:
+    said = "Rank correlation of sensitivities to 4 bits, over channels from the least to the most sensitive."
+    if refined:
+        said += f" Those of the {REFINED} most sensitive ones are from true forward passes themselves."
     rows = [
         [what, f"{each.spearman:.2f}", f"{each.low:.2f} to {each.high:.2f}", each.n]
         for what, each in (
-            ("estimate against true forward passes", exact),
-            ("one step against accumulated over the chunk, both true", cumulative),
+            ("estimate against true forward passes", checks.exact),
+            ("one step against accumulated over the chunk, both true", checks.cumulative),
         )
     ]
     return _section(
         "Are the sensitivities true?",
-        _text("Rank correlation of sensitivities to 4 bits, over channels from the least to the most sensitive."),
+        _text(said),
         _table(["", "Spearman", "95 % interval", "channels"], rows),
+    )
+
+
+def _drift(drifts: Sequence[Drift]) -> str:
+    heads = ["", "bits", "visual", "text", "action", "visual-text", "action-visual", "attention", "action error"]
+    layers = [(drift.unit, drift.width, _measures(drift)) for drift in drifts]
+    towers: dict[tuple[str, int], list[list[float]]] = {}
+    for unit, width, measures in layers:
+        towers.setdefault((unit.partition(".")[0], width), []).append(measures)
+    means = [(tower, width, map(fmean, zip(*rows, strict=True))) for (tower, width), rows in towers.items()]
+    by_tower, by_layer = (
+        _table(heads, [[name, width, *(f"{value:.2g}" for value in values)] for name, width, values in rows])
+        for rows in (means, layers)
+    )
+    return _section(
+        "Alignment drift (EaqVLA-like reconstruction)",
+        _text(
+            "One layer at a time was rounded, the rest left in full precision, and the widths follow from what that "
+            "moved. EaqVLA is known by its abstract alone: the measures are ours."
+        ),
+        by_tower,
+        _text(
+            "Visual, text and action: 1 - cos between a token and itself without rounding. Visual-text, between tokens "
+            "in the language model, and action-visual, between queries and keys in the action expert: the change of "
+            "all their cosines over their size, which is what decides the widths. Attention: divergence of what action "
+            "tokens look at, in nats. All are means over observations and places, here over the layers of a tower."
+        ),
+        f"<details><summary>Every layer</summary>{by_layer}</details>",
+        *(_text(_agreement(width, each)) for width, each in agreement(drifts).items()),
+    )
+
+
+def _measures(drift: Drift) -> list[float]:
+    places = [drift.tokens[name] for name in ("visual", "text", "action")]
+    places += [drift.relations[name] for name in ("language", "expert")]
+    return [*map(fmean, places), fmean(drift.attention), drift.action_nmse]
+
+
+def _agreement(width: int, found: Correlation) -> str:
+    """Say in plain words whether relation drift ranks layers as their action error does."""
+    verdict = "It is not known that layers whose relations drift more cost the action more"
+    if found.low > 0:
+        verdict = "Layers whose relations drift more cost the action more"
+    elif found.high < 0:
+        verdict = "Layers whose relations drift more cost the action less, so drift is a wrong guide to widths"
+    return (
+        f"{verdict}: with {width} bits, the rank correlation over {found.n} layers is {found.spearman:.2f} "
+        f"(95 % interval {found.low:.2f} to {found.high:.2f})."
     )
 
 
@@ -302,7 +357,7 @@ def _unmeasured(facts: Facts) -> str:
         "Success of episodes at these precisions: vlaq rollout measures it.",
         "Time of a chunk: vlaq bench measures it.",
     ]
-    if not _predicts(facts):
+    if facts.calibrated.predicted is None:
         lines.append(f"Predicted action error: recipe {facts.recipe_name} predicts none.")
     if len(facts.curve) == 1:
         lines.append("Other budgets: the recipe reaches none of those tried.")

@@ -7,6 +7,7 @@ Everything is measured on the network in full precision, or in full precision bu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from vlaq_ros.calibrate import alignment, allocate, matching, smoothing
+from vlaq_ros.calibrate.alignment import Drift
 from vlaq_ros.calibrate.allocate import Allocation, Budget
 from vlaq_ros.calibrate.hessian import hessian
 from vlaq_ros.calibrate.matching import Matching
 from vlaq_ros.calibrate.moments import moments
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.calibrate.recipes import Estimator, Recipe, Smoothing, Widths
-from vlaq_ros.calibrate.sensitivity import jacobian
+from vlaq_ros.calibrate.sensitivity import jacobian, refine
 from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.students import quantized
@@ -31,6 +33,8 @@ from vlaq_ros.quant.rounding import feedback
 
 NAMES = ("fine", "coarse")  # of the precisions: the budget's widths, and 4 bits wherever there are 8
 ACTIVATION_BITS = 8
+REFINED = 32  # channels whose estimated sensitivity gives way to true passes, the most sensitive ones
+_REFINED_ON = 32  # observations at most
 _BISECTIONS = 12
 
 Stage = Callable[[str, int], Callable[[int], None]]
@@ -44,10 +48,12 @@ class Calibrated:
     network: PI0Network  # in full precision; smoothed, where the recipe smooths
     beside: dict[str, Tensor]  # parameters beside the codes that are not the checkpoint's, as `bundle.write` takes them
     sensitivity: dict[str, Tensor] | None  # layer -> [4, O]; None: the recipe asks for none
+    drifts: tuple[Drift, ...]  # of every layer with 8 and with 4 bits; none where the recipe does not ask for them
     allocation: Allocation
     nested: dict[str, NestedWeight]
     matchings: tuple[Matching, ...]  # for every precision; none where the recipe does not match
     nmse: tuple[float, ...]  # of the actions at every precision, against full precision from the same noise
+    predicted: float | None  # the same at the finest, if parts err alike alone and together; None: no such estimate
 
 
 def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: Stage) -> Calibrated:
@@ -67,7 +73,11 @@ def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: 
     if recipe.smoothing is not Smoothing.NONE:
         probe, beside = _smoothed(probe, recipe.smoothing, stage)
     sensitivity = _sensitivity(probe, recipe, steps, stage)
-    allocation = _allocation(probe, recipe, budget, sensitivity, stage)
+    drifts: tuple[Drift, ...] = ()
+    if recipe.widths is Widths.DRIFT:
+        allocation, drifts = alignment.allocation(probe, _shapes(probe), budget, stage)
+    else:
+        allocation = _allocation(probe, recipe, budget, sensitivity)
     nested = _codes(probe, recipe, allocation, stage)
     matchings: tuple[Matching, ...] = ()
     if recipe.matching:
@@ -77,7 +87,8 @@ def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: 
     for index in range(len(NAMES)):
         nmse.append(probe.nmse(probe.actions(quantized(probe.network, nested, index, ACTIVATION_BITS))))
         report(1)
-    return Calibrated(probe.network, beside, sensitivity, allocation, nested, matchings, tuple(nmse))
+    predicted = _predicted(probe, recipe, allocation)
+    return Calibrated(probe.network, beside, sensitivity, drifts, allocation, nested, matchings, tuple(nmse), predicted)
 
 
 def _smoothed(probe: Probe, method: Smoothing, stage: Stage) -> tuple[Probe, dict[str, Tensor]]:
@@ -95,21 +106,31 @@ def _smoothed(probe: Probe, method: Smoothing, stage: Stage) -> tuple[Probe, dic
 
 def _sensitivity(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> dict[str, Tensor] | None:
     name = f"{recipe.estimator}-{recipe.smoothing}"
-    count = len(probe.teacher)
     if recipe.estimator is Estimator.JACOBIAN:
-        return steps.take(name, lambda: jacobian(probe, report=stage("sensitivities: jacobian", count)))
+        return steps.take(name, lambda: _refined(probe, stage))
     if recipe.estimator is Estimator.HESSIAN:
         return steps.take(name, lambda: hessian(probe, stage("sensitivities: hessian", len(layers(probe.network)))))
     return None
 
 
-def _allocation(
-    probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None, stage: Stage
-) -> Allocation:
-    shapes = {name: linear.weight.shape for name, linear in layers(probe.network).items()}
+def _refined(probe: Probe, stage: Stage) -> dict[str, Tensor]:
+    """Estimate all sensitivities, and measure those that matter most, on observations from the whole buffer."""
+    count = len(probe.teacher)
+    estimated = jacobian(probe, report=stage("sensitivities: jacobian", count))
+    channels = min(REFINED, sum(each.shape[1] for each in estimated.values()))
+    report = stage("sensitivities: most sensitive channels", 2 * channels)
+    return refine(
+        estimated, probe, channels=channels, rows=range(0, count, math.ceil(count / _REFINED_ON)), report=report
+    )
+
+
+def _shapes(probe: Probe) -> dict[str, torch.Size]:
+    return {name: linear.weight.shape for name, linear in layers(probe.network).items()}
+
+
+def _allocation(probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None) -> Allocation:
+    shapes = _shapes(probe)
     fixed = {name: 16 for name in shapes if recipe.layout.keeps(name)}
-    if recipe.widths is Widths.DRIFT:
-        return alignment.allocation(probe, shapes, budget, stage)
     if sensitivity is None:
         sensitivity = {name: torch.zeros(len(WIDTHS), shape[0]) for name, shape in shapes.items()}
     plain, *codes = (allocate.uniform(sensitivity, shapes, width, fixed) for width in (16, 8, 4))
@@ -140,6 +161,13 @@ def _widest(candidates: list[Allocation], budget: float, plain: Allocation) -> A
             return candidate
     least = min(candidate.bytes_over_bf16 for candidate in candidates)
     raise BudgetError(budget, "of the bytes in bf16", least, plain.bytes_over_bf16)
+
+
+def _predicted(probe: Probe, recipe: Recipe, allocation: Allocation) -> float | None:
+    """Give the predicted error over the teacher's own square, where the recipe predicts one of actions."""
+    if recipe.estimator is not Estimator.JACOBIAN and recipe.widths is not Widths.DRIFT:
+        return None
+    return allocation.predicted * len(probe.teacher) / float(probe.teacher.double().square().sum())
 
 
 def _codes(probe: Probe, recipe: Recipe, allocation: Allocation, stage: Stage) -> dict[str, NestedWeight]:

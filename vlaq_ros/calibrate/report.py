@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaq_ros.calibrate import page
+from vlaq_ros.calibrate.alignment import Drift, agreement
 from vlaq_ros.calibrate.matching import Matching
 from vlaq_ros.calibrate.pipeline import ACTIVATION_BITS, NAMES
 from vlaq_ros.calibrate.storage import WIDTHS
@@ -36,11 +37,12 @@ def values(facts: Facts) -> dict[str, Any]:
     name         of the bundle
     source       name and sha256 of the checkpoint
     recipe       its name, and what decides what
-    budget       asked for; bytes of the quantized linears over bf16, as allocated; predicted action error
+    budget       asked for; bytes of the quantized linears over bf16, as allocated; predicted action error, normalised
     precisions   finest first: name, activation bits, denoising steps, threshold of S, normalised squared action error
     layers       linear -> number of output channels of each width at the finest precision, mean width
-    curve        other budgets: bytes, predicted and measured errors
+    curve        this and other budgets: bytes, predicted and measured errors
     checks       Spearman and its 95 % interval: estimated against true sensitivity, single step against cumulative
+    drift        of every layer with 8 and 4 bits, by kind of tokens and of place; width -> agreement with the error
     matching     precision -> α [layers][heads], β [layers], gaps before and after, numbers at a bound and left at 1
     dispatch     the thresholds, the precision of a static plan, the verdict, and its evidence with curves over S
     chunks       of episodes at full precision: S, and every precision's errors
@@ -61,7 +63,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "budget": {
             "asked": facts.budget,
             "bytes_over_bf16": calibrated.allocation.bytes_over_bf16,
-            "predicted": calibrated.allocation.predicted or None,
+            "predicted": calibrated.predicted,
         },
         "precisions": [
             {
@@ -80,8 +82,9 @@ def values(facts: Facts) -> dict[str, Any]:
             }
             for name, widths in calibrated.allocation.widths.items()
         },
-        "curve": [asdict(point) | {"predicted": point.predicted or None} for point in facts.curve],
+        "curve": [asdict(point) for point in facts.curve],
         "checks": asdict(facts.checks) if facts.checks else None,
+        "drift": _drift(calibrated.drifts) if calibrated.drifts else None,
         "matching": dict(zip(NAMES, map(_matching, calibrated.matchings), strict=True))
         if calibrated.matchings
         else None,
@@ -115,6 +118,13 @@ def values(facts: Facts) -> dict[str, Any]:
         },
         "seconds": dict(facts.seconds),
         "peak_bytes": facts.peak_bytes,
+    }
+
+
+def _drift(drifts: tuple[Drift, ...]) -> dict[str, Any]:
+    return {
+        "layers": [asdict(drift) | {"relation": drift.relation} for drift in drifts],
+        "agreement": {str(width): asdict(each) for width, each in agreement(drifts).items()},
     }
 
 

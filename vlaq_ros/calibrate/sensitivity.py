@@ -8,7 +8,7 @@ every channel and width would take days, so a proxy gives all of them and true p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -98,14 +98,20 @@ def _by_observation(calls: list[Tensor], observations: int) -> Tensor:
 
 
 def refine(
-    sensitivity: Mapping[str, Tensor], probe: Probe, *, rows: int = 200, report: Callable[[int], None]
+    sensitivity: Mapping[str, Tensor],
+    probe: Probe,
+    *,
+    channels: int,
+    rows: Sequence[int] | None = None,
+    report: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Replace the sensitivities of the most sensitive channels by true ones, at 8 and at 4 bits.
 
     Args:
         sensitivity: layer -> [4, O], as `jacobian` gives it; channels are ranked over all layers by their 4 bits.
-        probe: the network and its observations, all of which every pass takes.
-        rows: how many channels; each costs two passes.
+        probe: the network and its observations.
+        channels: how many, of all that there are; each costs two passes.
+        rows: the observations that every pass takes; None for all.
         report: called with the number of passes done.
 
     Returns:
@@ -116,11 +122,11 @@ def refine(
     scores = torch.cat([each[at_4] for each in sensitivity.values()])
     places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
     chosen: dict[str, list[int]] = defaultdict(list)
-    for index in scores.topk(min(rows, len(places))).indices.tolist():
+    for index in scores.topk(channels).indices.tolist():
         name, channel = places[index]
         chosen[name].append(channel)
-    for name, channels in chosen.items():
+    for name, of_layer in chosen.items():
         for bits in (8, 4):
-            refined[name][WIDTHS.index(bits), channels] = exact(probe, name, channels, bits)
-            report(len(channels))
+            refined[name][WIDTHS.index(bits), of_layer] = exact(probe, name, of_layer, bits, rows)
+            report(len(of_layer))
     return refined
