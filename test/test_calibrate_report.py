@@ -254,7 +254,7 @@ def drifted(errors: tuple[float, ...]) -> tuple[Drift, ...]:
             f"language.layers.{k}",
             width,
             {"visual": (0.0, size), "text": (size, 3 * size), "action": (4 * size,)},
-            {"language": (size, size * (k + 1)), "expert": (5 * size, 5 * size)},
+            {"language": (size, size * (2 * k + 1)), "expert": (5 * size, 5 * size)},
             (6 * size,),
             error * size,
             1000,
@@ -268,8 +268,8 @@ def test_drifts_are_shown_by_tower_and_layer(bare: Facts, tmp_path: Path) -> Non
     facts = replace(bare, calibrated=replace(bare.calibrated, drifts=drifted((1.0, 2.0, 3.0, 6.0))))
     read = Reader(page(facts, tmp_path))
     assert read.headings[: len(ALWAYS) + 1] == [*ALWAYS, "Alignment drift (EaqVLA-like reconstruction)"]
-    assert "language 8 0.005 0.02 0.04 0.018 0.05 0.06 0.03 language 4 0.05 0.2 0.4 0.17 0.5 0.6 0.3" in read.text
-    assert "language.layers.1 8 0.005 0.02 0.04 0.015 0.05 0.06 0.02" in read.text
+    assert "language 8 0.005 0.02 0.04 0.025 0.05 0.06 0.03 language 4 0.05 0.2 0.4 0.25 0.5 0.6 0.3" in read.text
+    assert "language.layers.1 8 0.005 0.02 0.04 0.02 0.05 0.06 0.02" in read.text
     given = values(facts, tmp_path)["drift"]
     assert [(row["unit"], row["width"]) for row in given["layers"]] == [
         (f"language.layers.{k}", width) for width in (8, 4) for k in range(4)
