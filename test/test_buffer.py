@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from transformers import PI0Config
 
-from vlaq_ros.calibrate.buffer import Buffer
-from vlaq_ros.datatypes import Observation
+from vlaq_ros.calibrate.buffer import UNSEEN, Buffer
+from vlaq_ros.datatypes import MotionScales, Observation
 from vlaq_ros.errors import BufferFileError
+from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion
 
 CONFIG = PI0Config(chunk_size=3, max_action_dim=5)
 
@@ -46,6 +47,19 @@ def test_a_buffer_comes_back_from_disk_as_it_was(buffer: Buffer, tmp_path: Path)
         assert list(again.images) == list(saved.images)
         for camera, pixels in saved.images.items():
             np.testing.assert_array_equal(again.images[camera], pixels)
+
+
+def test_how_the_arm_moved_comes_back_or_why_it_is_unknown(buffer: Buffer, tmp_path: Path) -> None:
+    path = tmp_path / "buffer.safetensors"
+    moved = PolicyMotion(MotionScales(0.1, 0.0123456789, 0.3), np.array([0.25, 1e-17, 2.5]))
+    replace(buffer, motion=moved).save(path)
+    read = Buffer.load(path).motion
+    assert isinstance(read, PolicyMotion)
+    assert read.scales == moved.scales
+    np.testing.assert_array_equal(read.sensitivities, moved.sensitivities)
+    replace(buffer, motion=UnknownMotion("it stood")).save(path)
+    assert Buffer.load(path).motion == UnknownMotion("it stood")
+    assert buffer.motion == UNSEEN
 
 
 def test_noise_is_drawn_by_the_seed_in_the_shape_of_the_network(buffer: Buffer) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_artifact import same
 from torch import Tensor
 
-from vlaq_ros.datatypes import Observation
+from vlaq_ros.datatypes import MotionScales, Observation
 from vlaq_ros.errors import (
     CorruptModelError,
     ModelNotFoundError,
@@ -331,6 +331,21 @@ def test_a_file_in_another_folder_is_refused(model: Path, name: str) -> None:
         f"model file {str(model / 'manifest.json')!r} cannot be used: files names {name!r}, expected names without a "
         "folder; copy or download it again"
     )
+
+
+def test_the_specification_is_that_of_the_opened_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    moved = replace(checkpoint.spec, motion=MotionScales(0.05, 0.25, 0.5), fine_threshold=0.75)
+    bundle.write(
+        replace(checkpoint, spec=moved),
+        tmp_path / "out",
+        PLANS,
+        lambda _, weight: quantize(weight),
+        embedding_bits=16,
+        report=lambda _: None,
+    )
+    spec = Bundle.load(tmp_path / "out").spec  # with the hash of its file
+    assert (spec.motion, spec.fine_threshold) == (moved.motion, 0.75)
 
 
 @pytest.mark.parametrize("name", ["config.json", "policy.json", "tokenizer.json"])

@@ -31,7 +31,7 @@ from vlaq_ros.calibrate.matching import Gaps, Matching
 from vlaq_ros.calibrate.pipeline import NAMES, Calibrated
 from vlaq_ros.calibrate.recipes import RECIPES
 from vlaq_ros.calibrate.storage import WIDTHS
-from vlaq_ros.calibrate.thresholds import by_error_bound, by_percentile
+from vlaq_ros.calibrate.thresholds import by_error_bound, by_percentile, unchanged
 from vlaq_ros.datatypes import FloatArray, Observation
 from vlaq_ros.policy import document, pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
@@ -140,7 +140,6 @@ def full(tiny_checkpoint: Path) -> Facts:
             predicted=0.0003,
         ),
         dispatch=dispatch,
-        thresholds=dispatch.thresholds,
         chunks=chunks,
         injections=injections,
         memory=Memory(400, 1500, 1000, 2000, 3 * 2**20, 0),
@@ -160,8 +159,7 @@ def bare(full: Facts) -> Facts:
         recipe_name="rtn",
         recipe=FEW,
         calibrated=calibrated,
-        dispatch=None,
-        thresholds=(0.45, 0.0),
+        dispatch=unchanged((0.45, 0.0), "the arm hardly moves"),
         chunks=(),
         injections=(),
         curve=(Point(0.4, 0.3999, None, (0.0004, 0.0025)),),
@@ -183,7 +181,6 @@ def test_a_full_calibration_has_every_section(full: Facts, tmp_path: Path) -> No
     read = Reader(page(full, tmp_path))
     assert read.headings == [*ALWAYS, "Are the sensitivities true?", "Attention matching", *SWITCHED, *LAST]
     assert "Switching between them by the motion of the arm pays." in read.text
-    assert full.dispatch is not None
     assert full.dispatch.verdict in read.text
     assert "0.90 0.80 to 0.95 40" in read.text
     assert "fine 0.2500 0.1250 0.5000 0.0625" in read.text
@@ -197,8 +194,9 @@ def test_a_full_calibration_has_every_section(full: Facts, tmp_path: Path) -> No
 
 def test_what_was_not_measured_has_a_line_and_no_section(bare: Facts, tmp_path: Path) -> None:
     read = Reader(page(bare, tmp_path))
-    assert read.headings == [*ALWAYS, *LAST]
-    assert "Whether switching between them pays was not measured." in read.text
+    assert read.headings == [*ALWAYS, SWITCHED[1], *LAST]
+    assert "Whether switching between them pays is not known." in read.text
+    assert bare.dispatch.verdict in read.text
     told = read.text.partition(" Not measured ")[2]
     for line in (
         "Success of episodes at these precisions: vlaq rollout measures it.",
@@ -207,7 +205,7 @@ def test_what_was_not_measured_has_a_line_and_no_section(bare: Facts, tmp_path: 
         "Other budgets: the recipe reaches none of those tried.",
         "Sensitivity of channels: recipe rtn estimates none.",
         "Spread of attention's logits and energy of its output: recipe rtn does not match them.",
-        "Whether switching pays: no episodes were run for it; the thresholds are the checkpoint's.",
+        "What an error costs at which S: no chunk of low precision was injected.",
         "Memory of a GPU: the bundle was loaded on a CPU.",
     ):
         assert line in told
@@ -227,7 +225,7 @@ def test_a_static_plan_is_one_band(full: Facts, tmp_path: Path) -> None:
     flat = [replace(row, deviation_m=0.001, success=True) for row in full.injections]
     dispatch = by_error_bound(NAMES, full.chunks, flat)
     assert dispatch.static == "coarse"
-    facts = replace(full, dispatch=dispatch, thresholds=dispatch.thresholds, injections=tuple(flat))
+    facts = replace(full, dispatch=dispatch, injections=tuple(flat))
     read = Reader(page(facts, tmp_path))
     assert "Switching between them does not pay: coarse serves every chunk." in read.text
     assert "coarse 100%" in read.words
@@ -409,7 +407,7 @@ def test_what_is_not_a_number_is_null_in_the_document(full: Facts, tmp_path: Pat
 def test_what_was_not_measured_is_null_in_the_document(bare: Facts, tmp_path: Path) -> None:
     read = values(bare, tmp_path)
     assert {key for key, value in read.items() if value is None} == {
-        *("checks", "drift", "matching", "dispatch", "chunks", "injections")
+        *("checks", "drift", "matching", "chunks", "injections")
     }
     assert read["budget"]["predicted"] is None
     assert [point["predicted"] for point in read["curve"]] == [None]

@@ -15,6 +15,8 @@ from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.data import open_data
 from vlaq_ros.calibrate.simulated import from_demonstrations, from_rollouts
 from vlaq_ros.config import RobotConfig
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import (
     CalibrationDataError,
     NotSimulatedError,
@@ -22,9 +24,10 @@ from vlaq_ros.errors import (
     UnreadableDemonstrationsError,
     VlaqError,
 )
+from vlaq_ros.evaluate.motion import PolicyMotion, measure
 from vlaq_ros.policy.description import Description, describe
 from vlaq_ros.sim import panda
-from vlaq_ros.sim.demonstrations import FIELDS
+from vlaq_ros.sim.demonstrations import FIELDS, STEP_S
 from vlaq_ros.sim.scene import CAMERAS, TASKS
 
 FRAMES = 9  # of every episode
@@ -49,7 +52,15 @@ def shard(path: Path, seeds: range) -> None:
     frames["state"][:, 7] = 0.04 - 0.01 * np.clip(step - 5, 0, 3)
     frames["images"][:, 0] = frames["seed"][:, None, None, None]
     frames["images"][:, 1] = step[:, None, None, None]
-    np.savez(path, **frames)
+    joints = np.concatenate([path_of(seed) for seed in seeds])
+    np.savez(path, **frames, joints=joints, lengths=np.array([len(path_of(seed)) for seed in seeds]))
+
+
+def path_of(seed: int) -> FloatArray:
+    """Joint positions of an episode in which the arm swings."""
+    times_s = np.arange(0, 1.5 + 0.1 * (seed % 3), STEP_S)[:, None]
+    swing: FloatArray = (0.1 + 0.01 * seed) * np.sin(3 * times_s * np.arange(1, 9))
+    return np.array([*panda.HOME_RAD, 0.02]) + swing * ([1] * 7 + [0])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +78,7 @@ def drawn(directory: Path, policy: Description, count: int = 36) -> Buffer:
 def test_frames_of_demonstrations_are_what_was_recorded(demos: Path, policy: Description) -> None:
     done: list[int] = []
     buffer = from_demonstrations(demos, policy, count=36, seed=0, report=done.append)
-    assert done[-1] == 36
+    assert sum(done) == 36
     assert buffer.origin == f"demonstrations {demos.name}"
     for observation in buffer.observations:
         assert tuple(observation.images) == CAMERAS
@@ -81,6 +92,18 @@ def test_frames_of_demonstrations_are_what_was_recorded(demos: Path, policy: Des
         policy.spec.instructions, 6
     )
     assert Counter(buffer.phases) == {"gripper": 12, "fast": 12, "slow": 12}
+
+
+def test_motion_is_that_of_the_episodes_of_the_policys_tasks(demos: Path, policy: Description) -> None:
+    known = [seed for seed in range(EPISODES) if list(TASKS)[seed % len(TASKS)] in policy.spec.instructions]
+    assert 0 < len(known) < EPISODES
+    kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
+    expected = measure(kinematics, [path_of(seed) for seed in known], STEP_S, policy.spec.motion.period_s)
+    found = drawn(demos, policy).motion
+    assert isinstance(expected, PolicyMotion)
+    assert isinstance(found, PolicyMotion)
+    assert found.scales == expected.scales
+    np.testing.assert_array_equal(found.sensitivities, expected.sensitivities)
 
 
 def test_the_arms_joints_are_read_in_the_policys_order(demos: Path, policy: Description) -> None:
@@ -113,6 +136,14 @@ def test_demonstrations_that_cannot_be_used_are_told(demos: Path, policy: Descri
         f"demonstrations {str(path)!r} cannot be read (it has task {len(TASKS)}, the simulation has {len(TASKS)} tasks)"
         "; expected a file that this version of `vlaq train` recorded: remove it and record it again"
     )
+    shard(path, range(EPISODES))
+    with np.load(path) as saved:
+        cut = dict(saved) | {"joints": saved["joints"][1:]}
+    np.savez(path, **cut)
+    count = len(cut["joints"])
+    assert (
+        f"(it has frames of {EPISODES} episodes, and {count} joint states of {EPISODES} ones of {count + 1} in all)"
+    ) in refusal(UnreadableDemonstrationsError)
     np.savez(path, state=np.zeros((1, 8)))
     refusal(UnreadableDemonstrationsError)
     path.write_bytes(next(demos.glob("*.npz")).read_bytes()[:1000])
@@ -141,8 +172,7 @@ def test_rollouts_give_what_the_policy_saw(policy: Description, monkeypatch: pyt
     monkeypatch.setattr(simulated, "TIME_LIMIT_S", 0.9)  # three chunks each
     done: list[int] = []
     buffer = from_rollouts(policy, count=24, seed=0, jobs=1, report=done.append)
-    assert done == sorted(done)
-    assert done[-1] == 24
+    assert sum(done) == 24
     assert buffer.origin == f"12 episodes of {policy.directory.name} at full precision"
     assert Counter(observation.instruction for observation in buffer.observations) == dict.fromkeys(
         policy.spec.instructions, 4

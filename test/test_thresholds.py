@@ -22,6 +22,7 @@ from vlaq_ros.calibrate.thresholds import (
     rising,
     static_thresholds,
     tolerated,
+    unchanged,
 )
 from vlaq_ros.control.precision import PrecisionController, PrecisionRule
 from vlaq_ros.datatypes import FloatArray, Motion
@@ -123,6 +124,15 @@ def test_the_percentile_rule(sensitivities: FloatArray, n: int) -> None:
     assert all(finer > coarser for finer, coarser in pairwise(dispatch.thresholds))
     if n == 2:
         assert dispatch.thresholds[0] == pytest.approx(max(np.percentile(sensitivities, 65), 1e-4), abs=1.1e-4)
+
+
+def test_thresholds_that_stay_say_why() -> None:
+    dispatch = unchanged((0.4, 0.0), "the arm hardly moves")
+    assert (dispatch.thresholds, dispatch.static, dispatch.evidence) == ((0.4, 0.0), None, None)
+    assert dispatch.verdict == (
+        "Whether switching pays is not known: no environment was given to measure it in. "
+        "Thresholds and what motion is divided by stay the checkpoint's: the arm hardly moves."
+    )
 
 
 @pytest.mark.parametrize("name", LADDER)

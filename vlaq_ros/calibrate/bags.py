@@ -1,33 +1,27 @@
 """Observations out of rosbag2 recordings, by the same path as on the robot: every message goes through an `Observer`.
 
-A recording is walked twice. The first walk remembers when there was an observation and how the arm moved, the second
+A recording is walked twice. The first walk remembers when there was an observation and how the arm stood, the second
 keeps the images of the moments that were drawn, so that memory does not grow with the recording.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import Stores, get_typestore
 
 from vlaq_ros import messages
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import Moment, draw
+from vlaq_ros.calibrate.rosbag import IMAGE, JOINTS, TEXT, absolute, read
+from vlaq_ros.calibrate.travel import recorded_motion
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import Observation, Stale
 from vlaq_ros.errors import (
-    BagTopicsError,
     CameraNamesError,
     JointNamesError,
-    NoInstructionError,
     NoObservationError,
     UnknownInstructionError,
-    UnreadableBagError,
-    VlaqError,
 )
 from vlaq_ros.evaluate.recording import INSTRUCTION
 from vlaq_ros.observe import Observer
@@ -35,15 +29,6 @@ from vlaq_ros.policy.description import Description
 from vlaq_ros.policy.spec import PolicySpec
 
 SPACING_S = 0.08  # between two moments, closer ones say the same; a little less than the period of a slow camera
-_STORAGES = (".mcap", ".db3")
-_IMAGE, _JOINTS, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
-
-
-def find_bags(path: Path) -> list[Path]:
-    """Find the recordings that a path names: itself, or those in the directory that it is."""
-    if _is_bag(path):
-        return [path]
-    return sorted(filter(_is_bag, path.iterdir())) if path.is_dir() else []
 
 
 def from_bags(
@@ -75,6 +60,7 @@ def from_bags(
         CameraNamesError, JointNamesError: the robot file lacks a camera or joint of the policy.
         NoObservationError: there is no moment at which every input is fresh.
         TooFewObservationsError: there are fewer than `count`.
+        RobotDescriptionError, FrameNameError: the recorded URDF is none, or lacks the robot's tool frame.
     """
     spec = policy.spec
     if missing := [name for name in spec.cameras if name not in robot.cameras]:
@@ -97,6 +83,7 @@ def from_bags(
     if not moments and refusals:
         raise NoObservationError(source, refusals.most_common(1)[0][0])
     chosen = draw(moments, spec.state_std, count, seed, source)
+    motion = recorded_motion(bags, robot, spec, instruction, source)
 
     kept: list[Observation] = []
     fresh = (sampled for _, sampled in _walk(bags, robot, spec, instruction) if isinstance(sampled, Observation))
@@ -104,17 +91,7 @@ def from_bags(
         if row in chosen:
             kept.append(observation)
             report(1)
-    return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
-
-
-def _is_bag(path: Path) -> bool:
-    if path.is_dir():
-        return (path / "metadata.yaml").is_file() or bool(_storage_files(path))
-    return path.suffix in _STORAGES and path.is_file()
-
-
-def _storage_files(directory: Path) -> list[Path]:
-    return sorted(file for file in directory.iterdir() if file.suffix in _STORAGES)
+    return Buffer.fill(kept, chosen.values(), policy.config, seed, source, motion=motion)
 
 
 def _walk(
@@ -137,17 +114,17 @@ def _samples(
         max_camera_skew_s=limits.max_camera_skew_s,
         max_joint_age_s=limits.max_joint_age_s,
     )
-    cameras = {_absolute(robot.cameras[camera]): camera for camera in spec.cameras}
-    joints = _absolute(robot.joint_state_topic)
-    wanted = dict.fromkeys(cameras, _IMAGE) | {joints: _JOINTS}
+    cameras = {absolute(robot.cameras[camera]): camera for camera in spec.cameras}
+    joints = absolute(robot.joint_state_topic)
+    wanted = dict.fromkeys(cameras, IMAGE) | {joints: JOINTS}
     if instruction is None:
-        wanted[INSTRUCTION] = _TEXT
+        wanted[INSTRUCTION] = TEXT
     else:
         observer.push_instruction(instruction)
     images_ns: dict[str, int] = {}
     joints_ns = 0
     last: tuple[int, int] | None = None  # epoch and stamp of the last observation
-    for topic, message in _messages(bag, wanted):
+    for topic, message in read(bag, wanted):
         if topic == INSTRUCTION:
             observer.push_instruction(message.data)
         elif topic == joints:
@@ -163,26 +140,3 @@ def _samples(
             if isinstance(sampled, Observation):
                 last = observer.epoch, sampled.stamp_ns
             yield observer.epoch, sampled
-
-
-def _messages(bag: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """Read the messages of some topics, each of one type, in the order in which they were received."""
-    files = [bag] if bag.is_file() or (bag / "metadata.yaml").is_file() else _storage_files(bag)
-    try:
-        with AnyReader(files, default_typestore=get_typestore(Stores.ROS2_KILTED)) as reader:
-            seen = {topic: str(info.msgtype) for topic, info in reader.topics.items() if info.msgcount}
-            missing = [f"{msgtype} on {topic}" for topic, msgtype in wanted.items() if seen.get(topic) != msgtype]
-            if missing == [f"{_TEXT} on {INSTRUCTION}"]:
-                raise NoInstructionError(bag, INSTRUCTION)
-            if missing:
-                raise BagTopicsError(bag, missing, (f"{msgtype} on {topic}" for topic, msgtype in seen.items()))
-            for connection, _, raw in reader.messages([c for c in reader.connections if c.topic in wanted]):
-                yield connection.topic, reader.deserialize(raw, connection.msgtype)
-    except VlaqError:
-        raise
-    except Exception as error:  # a broken file raises whatever its parts do: YAML, SQLite, zstd, struct
-        raise UnreadableBagError(bag, " ".join(str(error).split())) from None
-
-
-def _absolute(topic: str) -> str:
-    return f"/{topic.lstrip('/')}"

@@ -1,11 +1,11 @@
-"""The observations that a policy is calibrated on, with the noise that every flow starts from, as one file."""
+"""What a policy is calibrated on, as one file: observations, the noise of their flows, and how the arm moved."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import PI0Config
 
-from vlaq_ros.datatypes import FloatArray, ImageArray, IntArray, Observation
+from vlaq_ros.datatypes import FloatArray, ImageArray, IntArray, MotionScales, Observation
 from vlaq_ros.errors import BufferFileError
+from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion
 
 FORMAT_VERSION = "1"
+UNSEEN = UnknownMotion("single observations do not tell how the arm moved")
 COUNT = 128  # observations where nothing else is said: QuantVLA's calibration steps (arXiv 2602.20309)
 
 
@@ -34,6 +36,7 @@ class Buffer:
     noise: NDArray[np.float32]  # [N, T, A'] standard normal: what teacher and students start from alike
     phases: tuple[str, ...]  # of the motion, by `draw`
     origin: str  # one line for a report
+    motion: PolicyMotion | UnknownMotion = UNSEEN  # in all that the observations were drawn from
 
     def __post_init__(self) -> None:
         counts = len(self.observations), len(self.noise), len(self.phases)
@@ -42,12 +45,19 @@ class Buffer:
 
     @classmethod
     def fill(
-        cls, observations: Sequence[Observation], phases: Iterable[str], config: PI0Config, seed: int, origin: str
+        cls,
+        observations: Sequence[Observation],
+        phases: Iterable[str],
+        config: PI0Config,
+        seed: int,
+        origin: str,
+        *,
+        motion: PolicyMotion | UnknownMotion = UNSEEN,
     ) -> Self:
         """Give observations their noise, drawn by `seed`, of the shape that a network of `config` takes."""
         shape = len(observations), config.chunk_size, config.max_action_dim
         noise = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-        return cls(tuple(observations), noise, tuple(phases), origin)
+        return cls(tuple(observations), noise, tuple(phases), origin, motion)
 
     @property
     def sha256(self) -> str:
@@ -72,13 +82,18 @@ class Buffer:
         for row, observation in enumerate(self.observations):
             for camera, pixels in observation.images.items():
                 tensors[f"{row}/{camera}"] = np.ascontiguousarray(pixels)
-        facts = {
+        facts: dict[str, Any] = {
             "cameras": list(self.observations[0].images),
             "joint_names": self.observations[0].joint_names,
             "instructions": [observation.instruction for observation in self.observations],
             "phases": self.phases,
             "origin": self.origin,
         }
+        if isinstance(self.motion, PolicyMotion):
+            tensors["sensitivities"] = self.motion.sensitivities
+            facts["scales"] = asdict(self.motion.scales)
+        else:
+            facts["unknown_motion"] = self.motion.why
         partial = path.with_name(f"{path.name}.partial")
         save_file(
             tensors,
@@ -109,7 +124,13 @@ class Buffer:
                     }
                     names = tuple(facts["joint_names"])
                     observations.append(Observation(int(stamps_ns[row]), images, names, positions[row], instruction))
-                read = cls(tuple(observations), file.get_tensor("noise"), tuple(facts["phases"]), facts["origin"])
+                motion = (
+                    PolicyMotion(MotionScales(**facts["scales"]), file.get_tensor("sensitivities"))
+                    if "scales" in facts
+                    else UnknownMotion(facts.get("unknown_motion", UNSEEN.why))
+                )
+                noise = file.get_tensor("noise")
+                read = cls(tuple(observations), noise, tuple(facts["phases"]), facts["origin"], motion)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise BufferFileError(path, " ".join(str(error).split())) from None
         if read.sha256 != metadata.get("sha256"):

@@ -8,7 +8,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,15 @@ from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
 from vlaq_ros.calibrate.simulated import from_rollouts, is_simulated
 from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.storage import WIDTHS
-from vlaq_ros.calibrate.thresholds import Dispatch, by_error_bound
+from vlaq_ros.calibrate.thresholds import Dispatch, by_error_bound, by_percentile, unchanged
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import BudgetError, OutputExistsError
+from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, on_policy
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.memory import Memory
+from vlaq_ros.policy.spec import PolicySpec
 
 INJECTIONS = 3  # chunks of low precision for every episode, each in a run of its own
 FIRST_SEED = 600_000  # of the episodes that chunks are injected into
@@ -53,7 +55,7 @@ class Request:
     instruction: str | None  # for recordings that do not say it
     observations: int
     denoise_steps: tuple[int, int] | None  # fine and coarse; None: the checkpoint's
-    episodes: int  # in simulation, to learn whether switching pays; 0: not asked
+    episodes: int  # in simulation, to learn whether switching pays; 0: left open
     jobs: int  # processes
     seed: int
 
@@ -89,8 +91,7 @@ class Facts:
     denoise_steps: tuple[int, ...]
     buffer: Buffer
     calibrated: Calibrated
-    dispatch: Dispatch | None  # None: not asked, thresholds are the checkpoint's
-    thresholds: tuple[float, ...]
+    dispatch: Dispatch
     chunks: tuple[Chunk, ...]
     injections: tuple[Injection, ...]
     memory: Memory  # of the bundle as the robot loads it
@@ -98,6 +99,11 @@ class Facts:
     checks: Checks | None  # None: the recipe estimates no sensitivities
     seconds: Mapping[str, float]  # by stage
     peak_bytes: int  # that the process was resident at most
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The S from which each precision is asked for, finest first."""
+        return self.dispatch.thresholds
 
 
 def make(request: Request, stage: Stage) -> Facts:
@@ -127,21 +133,21 @@ def make(request: Request, stage: Stage) -> Facts:
     checks = _checks(probe, calibrated, clock) if recipe.estimator is not Estimator.NONE else None
 
     denoise_steps = request.denoise_steps or (checkpoint.spec.denoising_steps,) * len(NAMES)
-    thresholds: tuple[float, ...] = (checkpoint.spec.fine_threshold, 0.0)
+    spec, dispatch = checkpoint.spec, None
+    if not (request.episodes and is_simulated(spec)):
+        spec, dispatch = _by_motion(spec, buffer.motion)
     made = work / "bundle"
     shutil.rmtree(made, ignore_errors=True)
-    plans = export.plans(denoise_steps, thresholds)
+    plans = export.plans(denoise_steps, dispatch.thresholds if dispatch else (spec.fine_threshold, 0.0))
     report = clock("bundle", sum(shape.numel() for shape in pi0.shapes(checkpoint.config).values()))
-    export.write(checkpoint, made, calibrated, plans, calibration=buffer.sha256, report=report)
+    export.write(replace(checkpoint, spec=spec), made, calibrated, plans, calibration=buffer.sha256, report=report)
     engine = Engine.load(made)
-    dispatch: Dispatch | None = None
     chunks: list[Chunk] = []
     injections: list[Injection] = []
-    if request.episodes and is_simulated(checkpoint.spec):
+    if dispatch is None:
         chunks, injections = _perturbed(request, checkpoint, engine, clock)
         dispatch = by_error_bound(NAMES, chunks, injections)
-        thresholds = dispatch.thresholds
-        export.set_thresholds(made, thresholds)
+        export.set_thresholds(made, dispatch.thresholds)
     facts = Facts(
         name=request.out.name,
         source=checkpoint.directory.resolve().name,
@@ -153,7 +159,6 @@ def make(request: Request, stage: Stage) -> Facts:
         buffer=buffer,
         calibrated=calibrated,
         dispatch=dispatch,
-        thresholds=thresholds,
         chunks=tuple(chunks),
         injections=tuple(injections),
         memory=engine.memory,
@@ -173,6 +178,7 @@ def _identity(request: Request, checkpoint: Checkpoint) -> str:
     facts = [checkpoint.sha256, request.observations, request.seed]
     if request.data is not None:
         facts += [_state(request.data), request.instruction, dict(robot.cameras), robot.joint_state_topic]
+        facts += [robot.joint_names, robot.description_topic, robot.tool_frame]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
@@ -237,6 +243,13 @@ def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:
         summed.append(float(cumulative(off)))
         report(1)
     return Checks(rank_correlation(estimates[chosen], exact), rank_correlation(exact, summed))
+
+
+def _by_motion(spec: PolicySpec, motion: PolicyMotion | UnknownMotion) -> tuple[PolicySpec, Dispatch]:
+    """Set what follows from the arm's motion alone, as far as that is known."""
+    if isinstance(motion, UnknownMotion):
+        return spec, unchanged((spec.fine_threshold, 0.0), motion.why)
+    return on_policy(spec, motion), by_percentile(NAMES, motion.sensitivities)
 
 
 def _perturbed(

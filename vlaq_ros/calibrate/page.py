@@ -35,9 +35,7 @@ def render(facts: Facts) -> str:
         sections.append(_matching(facts))
     if any(math.isfinite(chunk.sensitivity) for chunk in facts.chunks):
         sections.append(_distribution(facts))
-    if facts.dispatch:
-        sections.append(_dispatch(facts, facts.dispatch))
-    sections += [_memory(facts), _data(facts), _making(facts), _unmeasured(facts)]
+    sections += [_dispatch(facts, facts.dispatch), _memory(facts), _data(facts), _making(facts), _unmeasured(facts)]
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=escape(f"{facts.name}: calibration"), body="\n".join(sections))
 
@@ -71,10 +69,8 @@ def _head(facts: Facts) -> str:
     )
 
 
-def _answer(dispatch: Dispatch | None) -> tuple[str, str]:
+def _answer(dispatch: Dispatch) -> tuple[str, str]:
     """Say whether switching pays, in a word and in a sentence."""
-    if dispatch is None:
-        return "not measured", "Whether switching between them pays was not measured."
     if dispatch.evidence is None:
         return "not known", "Whether switching between them pays is not known."
     if dispatch.static is None:
@@ -367,9 +363,7 @@ def _unmeasured(facts: Facts) -> str:
         lines.append(
             f"Spread of attention's logits and energy of its output: recipe {facts.recipe_name} does not match them."
         )
-    if not facts.dispatch:
-        lines.append("Whether switching pays: no episodes were run for it; the thresholds are the checkpoint's.")
-    elif not facts.dispatch.evidence:
+    if not facts.dispatch.evidence:
         lines.append("What an error costs at which S: no chunk of low precision was injected.")
     if not facts.memory.device_growth:
         lines.append("Memory of a GPU: the bundle was loaded on a CPU.")

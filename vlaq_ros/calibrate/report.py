@@ -88,7 +88,7 @@ def values(facts: Facts) -> dict[str, Any]:
         "matching": dict(zip(NAMES, map(_matching, calibrated.matchings), strict=True))
         if calibrated.matchings
         else None,
-        "dispatch": _dispatch(facts.dispatch) if facts.dispatch else None,
+        "dispatch": _dispatch(facts.dispatch),
         "chunks": {
             "sensitivity": [_finite(chunk.sensitivity) for chunk in facts.chunks],
             "errors": {name: [chunk.errors[name] for chunk in facts.chunks] for name in NAMES},

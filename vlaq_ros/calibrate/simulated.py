@@ -13,8 +13,11 @@ import numpy as np
 
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import Moment, draw
-from vlaq_ros.datatypes import Observation
+from vlaq_ros.config import PilotConfig
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.datatypes import FloatArray, Observation
 from vlaq_ros.errors import NotSimulatedError, UnreadableDemonstrationsError
+from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
 from vlaq_ros.evaluate.parallel import share_out
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
 from vlaq_ros.evaluate.rollout import Outcome
@@ -76,7 +79,11 @@ def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, repo
     ]
     source = f"{len(episodes)} episodes of {policy.directory.name} at full precision"
     chosen = draw(moments, spec.state_std, count, seed, source)
-    return Buffer.fill([observations[row][1] for row in chosen], chosen.values(), policy.config, seed, source)
+    joints = [outcome.joints[:, columns] for outcome in outcomes]
+    motion = _motion(spec, joints, PilotConfig().monitor_period_s)
+    return Buffer.fill(
+        [observations[row][1] for row in chosen], chosen.values(), policy.config, seed, source, motion=motion
+    )
 
 
 def from_demonstrations(
@@ -118,7 +125,8 @@ def from_demonstrations(
             moment = moments[row]
             kept.append(Observation(moment.stamp_ns, pixels, panda.JOINT_NAMES, state, moment.instruction))
             report(1)
-    return Buffer.fill(kept, chosen.values(), policy.config, seed, source)
+    motion = _motion(spec, [joints for shard in shards for joints in _episodes(shard, spec)], STEP_S)
+    return Buffer.fill(kept, chosen.values(), policy.config, seed, source, motion=motion)
 
 
 def is_simulated(spec: PolicySpec) -> bool:
@@ -136,6 +144,26 @@ def _check(spec: PolicySpec) -> None:
 def _columns(spec: PolicySpec) -> list[int]:
     """Columns of the simulated arm's joints, in the order of the policy."""
     return [panda.JOINT_NAMES.index(name) for name in spec.joint_names]
+
+
+def _motion(spec: PolicySpec, episodes: Sequence[FloatArray], step_s: float) -> PolicyMotion | UnknownMotion:
+    """Measure how the simulated arm moved: joint positions [K, J] in the order of the policy, every `step_s`."""
+    return measure(Kinematics(panda.urdf(), spec.joint_names, panda.TOOL_FRAME), episodes, step_s, spec.motion.period_s)
+
+
+def _episodes(shard: Path, spec: PolicySpec) -> list[FloatArray]:
+    """Give the joint positions [K, J] of a shard's episodes of the policy's tasks."""
+    joints, lengths, tasks, seeds = _read(shard, "joints", "lengths", "instruction", "seed")
+    _, first = np.unique(seeds, return_index=True)
+    if len(first) != len(lengths) or lengths.sum() != len(joints):
+        raise UnreadableDemonstrationsError(
+            shard,
+            f"it has frames of {len(first)} episodes, and {len(joints)} joint states of {len(lengths)} ones of "
+            f"{lengths.sum()} in all",
+        )
+    instructions = [list(TASKS)[task] for task in tasks[np.sort(first)]]
+    episodes = np.split(joints[:, _columns(spec)], np.cumsum(lengths))[:-1]
+    return [part for part, told in zip(episodes, instructions, strict=True) if told in spec.instructions]
 
 
 def _moments(shard: Path, spec: PolicySpec) -> list[Moment]:

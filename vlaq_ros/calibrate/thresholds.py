@@ -82,7 +82,7 @@ class Dispatch:
     thresholds: tuple[float, ...]  # one for each precision, finest first, falling
     static: str | None  # the precision that serves every chunk; None: they are switched
     verdict: str
-    evidence: Evidence | None  # None: only S was known
+    evidence: Evidence | None  # None: no errors were injected
 
 
 def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispatch:
@@ -92,13 +92,22 @@ def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispa
 
     Args:
         precisions: finest first.
-        sensitivities: S [N] on the policy's own episodes; nan where the motion was unknown.
+        sensitivities: S [N] on calibration data; nan where the motion was unknown.
     """
     shares = np.linspace(1 - FINE_SHARE, 0, len(precisions))[:-1]
     thresholds = _falling(np.nanquantile(sensitivities, shares))
     verdict = (
         "Whether switching pays is not known: no environment was given to measure it in. "
-        "The thresholds are percentiles of S on the policy's own episodes."
+        "The thresholds are percentiles of S on the calibration data."
+    )
+    return Dispatch(thresholds, None, verdict, None)
+
+
+def unchanged(thresholds: tuple[float, ...], why: str) -> Dispatch:
+    """Leave thresholds as they are, where S is not known either; `why` is a clause."""
+    verdict = (
+        "Whether switching pays is not known: no environment was given to measure it in. "
+        f"Thresholds and what motion is divided by stay the checkpoint's: {why}."
     )
     return Dispatch(thresholds, None, verdict, None)
 

@@ -96,7 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"{arguments.out}: {linears:.3f} of the bytes of its linears in bf16, {whole:.3f} of all; action error {errors}"
     )
-    if facts.dispatch is not None:
-        print(facts.dispatch.verdict)
+    print(facts.dispatch.verdict)
     print(f"look at {arguments.out / 'report.html'}; try: vlaq rollout --model {arguments.out} --precision auto")
     return 0

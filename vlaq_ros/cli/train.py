@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.config import PilotConfig
     from vlaq_ros.control.kinematics import Kinematics
     from vlaq_ros.datatypes import ActionSpace
-    from vlaq_ros.evaluate.motion import on_policy
+    from vlaq_ros.evaluate.motion import PolicyMotion, measure, on_policy
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
     from vlaq_ros.policy.engine import FULL
@@ -95,7 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
             joints.append(outcome.joints)
             bar.advance(measuring)
     kinematics = Kinematics(panda.urdf(), spec.joint_names, panda.TOOL_FRAME)
-    on_policy(spec, kinematics, joints, PilotConfig().monitor_period_s).save(arguments.out)
+    motion = measure(kinematics, joints, PilotConfig().monitor_period_s, spec.motion.period_s)
+    if isinstance(motion, PolicyMotion):
+        on_policy(spec, motion).save(arguments.out)
     out = arguments.out
     print(
         f"{out}: trained on {kept} demonstrations; try: vlaq rollout --model {out} --precision full; "

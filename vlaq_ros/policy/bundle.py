@@ -25,7 +25,7 @@ from vlaq_ros.quant.codes import NestedWeight
 
 EMBEDDING = "embed_tokens"
 _DESCRIBING = (CONFIG_FILE, PolicySpec.FILE, TOKENIZER_FILE)
-_COPIED = (*_DESCRIBING, "tokenizer_config.json", "special_tokens_map.json")  # those that there are
+_COPIED = (CONFIG_FILE, TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json")  # those that there are
 _PLANES = (".weight_hi", ".weight_lo")
 _SHARD_BYTES = 1 << 30
 _SLICE = 1 << 14  # word embeddings that are in float32 at a time
@@ -146,6 +146,7 @@ def write(
     for name in _COPIED:
         if (checkpoint.directory / name).is_file():
             shutil.copyfile(checkpoint.directory / name, partial / name)
+    checkpoint.spec.save(partial)
     files = {path.name: FileFacts(path.stat().st_size, sha256([path])) for path in sorted(partial.iterdir())}
     origin = Source(checkpoint.directory.resolve().name, checkpoint.sha256)
     Manifest(origin, calibration, tuple(precisions), embedding_bits, layers, files).save(partial)
