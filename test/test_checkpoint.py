@@ -208,8 +208,8 @@ def test_a_missing_file_is_named(tensors: Tensors, directory: Path, name: str) -
     with pytest.raises(ModelNotFoundError) as caught:
         Checkpoint.open(directory)
     assert str(caught.value) == (
-        f"model directory {str(directory)!r} has no {name}; expected a bundle such as models/tabletop_pi0_calibrated, or a "
-        "checkpoint such as models/tabletop_pi0"
+        f"model directory {str(directory)!r} has no {name}; expected a bundle such as "
+        "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0"
     )
 
 

@@ -124,8 +124,8 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         Manifest.load(absent)
     assert str(caught.value) == (
-        f"model directory {str(absent)!r} has no manifest.json; expected a bundle such as models/tabletop_pi0_calibrated, or "
-        "a checkpoint such as models/tabletop_pi0"
+        f"model directory {str(absent)!r} has no manifest.json; expected a bundle such as "
+        "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0"
     )
 
 

@@ -88,8 +88,8 @@ def test_a_missing_file_names_the_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         PolicySpec.load(absent)
     assert str(caught.value) == (
-        f"model directory {str(absent)!r} has no policy.json; expected a bundle such as models/tabletop_pi0_calibrated, or a "
-        "checkpoint such as models/tabletop_pi0"
+        f"model directory {str(absent)!r} has no policy.json; expected a bundle such as "
+        "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0"
     )
 
 

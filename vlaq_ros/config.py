@@ -47,7 +47,9 @@ def setting_of(declared: Field[Any]) -> Setting:
 class PilotConfig:
     """How the pilot runs; the ROS parameters of the node `pilot`."""
 
-    model: str = setting("Bundle directory, or the name of a shipped one in models/.", default="tabletop_pi0_calibrated")
+    model: str = setting(
+        "Bundle directory, or the name of a shipped one in models/.", default="tabletop_pi0_calibrated"
+    )
     robot: str = setting("Robot file, or the name of a shipped one in config/robots/.", default="sim_panda")
     precision: str = setting(
         "Precision to run at: auto follows the motion of the arm, a name of the model's precisions fixes it.",

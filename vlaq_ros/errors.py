@@ -17,8 +17,8 @@ class ModelNotFoundError(VlaqError):
 
     def __init__(self, path: Path, missing: str) -> None:
         super().__init__(
-            f"model directory {str(path)!r} has no {missing}; expected a bundle such as models/tabletop_pi0_w8w4, or a "
-            "checkpoint such as models/tabletop_pi0"
+            f"model directory {str(path)!r} has no {missing}; expected a bundle such as "
+            "models/tabletop_pi0_calibrated, or a checkpoint such as models/tabletop_pi0"
         )
 
 

@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="directory of what is left (out/demo)")
     parser.add_argument(
-        "--model", default="tabletop_pi0_calibrated", help="bundle directory, or a shipped one (tabletop_pi0_calibrated)"
+        "--model",
+        default="tabletop_pi0_calibrated",
+        help="bundle directory, or a shipped one (tabletop_pi0_calibrated)",
     )
     parser.add_argument("--precision", default="auto", help="auto follows the motion, a name fixes it (auto)")
     parser.add_argument(

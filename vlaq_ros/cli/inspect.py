@@ -32,7 +32,10 @@ _WIDTHS = (16, 8, 4, 0)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "model", nargs="?", default="tabletop_pi0_w8w4", help="model directory, or a shipped one (tabletop_pi0_w8w4)"
+        "model",
+        nargs="?",
+        default="tabletop_pi0_calibrated",
+        help="model directory, or a shipped one (tabletop_pi0_calibrated)",
     )
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
 
