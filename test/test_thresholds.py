@@ -111,7 +111,7 @@ def test_too_few_episodes_and_unknown_motion() -> None:
         by_error_bound(NAMES, chunks, injections)
     assert str(mistake.value) == (
         "errors were injected into 4 episodes that succeed at full precision, expected at least 5; "
-        "give it more episodes, or a policy that succeeds more often"
+        "give --episodes more, or 0 to leave open whether switching pays"
     )
 
 

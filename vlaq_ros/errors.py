@@ -338,7 +338,7 @@ class TooFewInjectionsError(VlaqError):
     def __init__(self, got: int, expected: int) -> None:
         super().__init__(
             f"errors were injected into {got} episodes that succeed at full precision, expected at least {expected}; "
-            "give it more episodes, or a policy that succeeds more often"
+            "give --episodes more, or 0 to leave open whether switching pays"
         )
 
 
