@@ -53,7 +53,7 @@ def imported() -> set[str]:
 
 def test_requirements_are_what_the_sources_import_except_torch(arguments: Mapping[str, Any]) -> None:
     extras = arguments["extras_require"]
-    declared = modules([*arguments["install_requires"], *extras["ros"], *extras["sim"], *extras["bench"]])
+    declared = modules([*arguments["install_requires"], *extras["ros"], *extras["sim"], *extras["bench"], *extras["ray"]])
     assert imported() == declared | {"torch", "triton"}  # a build of torch for CUDA brings triton
 
 

@@ -41,7 +41,7 @@ def test_the_pilots_own_and_its_inverse() -> None:
         assert inverted(request(decided=decided)) == opposite
 
 
-@given(st.floats(0, 1), st.integers(0, 2**31))
+@given(st.integers(0, 100).map(lambda percent: percent / 100), st.integers(0, 2**31))
 def test_a_coin_has_its_share_and_no_memory(share: float, seed: int) -> None:
     coin = Random("fine", "coarse", share, seed)
     asked = [request(seed=episode, index=index) for episode in range(20) for index in range(20)]
