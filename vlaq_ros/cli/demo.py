@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 instruction = _instruction(instructions, number, arguments.episodes)
                 success = demo.client.run(arguments.seed + number, instruction)
                 verdict = "[green]success[/]" if success else "[red]failure[/]"
-                console.print(f"{number + 1:3} of {arguments.episodes}  {instruction:<30} {verdict}")
+                console.print(f"{number + 1:3} of {arguments.episodes}  {instruction:<32} {verdict}")
 
     recording = read(demo.bag, RobotConfig.load("sim_panda"), CAMERA)
     figures = {"timeline.png": timeline, "contact_sheet.png": contact_sheet}
