@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_a_network_is_spread_once_and_keeps_its_mean(spread: Spread, tiny_checkp
     probe, steps = Probe.open(checkpoint, buffer_of(checkpoint, 2)), Steps(tmp_path)
     stages: list[str] = []
 
-    def stage(name: str, units: int):  # noqa: ANN202 - a progress bar's
+    def stage(name: str, units: int) -> Callable[[int], None]:
         stages.append(name)
         return lambda done: None
 

@@ -17,19 +17,20 @@ from vlaq_ros.calibrate import export
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.correlation import Correlation, rank_correlation
 from vlaq_ros.calibrate.data import open_data
-from vlaq_ros.calibrate.exact import cumulative, deviations
+from vlaq_ros.calibrate.exact import cumulative, deviations, single_step
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import perturb
 from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Stage, calibrate
 from vlaq_ros.calibrate.probe import Probe
 from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
+from vlaq_ros.calibrate.sensitivity import at_4_bits
 from vlaq_ros.calibrate.simulated import from_rollouts, is_simulated
 from vlaq_ros.calibrate.steps import Steps
-from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import Dispatch, by_error_bound, by_percentile, unchanged
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import BudgetError, OutputExistsError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, on_policy
+from vlaq_ros.evaluate.rollout import in_turn
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
@@ -123,8 +124,9 @@ def make(request: Request, stage: Stage) -> Facts:
     if request.out.exists():
         raise OutputExistsError(request.out)
     checkpoint = Checkpoint.open(request.checkpoint)
+    sha256 = checkpoint.sha256  # of gigabytes
     clock = _Clock(stage)
-    work = request.out.with_name(f"{request.out.name}.work") / _identity(request, checkpoint)
+    work = request.out.with_name(f"{request.out.name}.work") / _identity(request, sha256)
     buffer = _buffer(request, checkpoint, work / "buffer.safetensors", clock)
     steps, recipe = Steps(work), RECIPES[request.recipe]
     probe = Probe.open(checkpoint, buffer)
@@ -139,7 +141,7 @@ def make(request: Request, stage: Stage) -> Facts:
     made = work / "bundle"
     shutil.rmtree(made, ignore_errors=True)
     plans = export.plans(denoise_steps, dispatch.thresholds if dispatch else (spec.fine_threshold, 0.0))
-    report = clock("bundle", sum(shape.numel() for shape in pi0.shapes(checkpoint.config).values()))
+    report = clock("bundle", pi0.size(checkpoint.config))
     export.write(replace(checkpoint, spec=spec), made, calibrated, plans, calibration=buffer.sha256, report=report)
     engine = Engine.load(made)
     chunks: list[Chunk] = []
@@ -151,7 +153,7 @@ def make(request: Request, stage: Stage) -> Facts:
     facts = Facts(
         name=request.out.name,
         source=checkpoint.directory.resolve().name,
-        source_sha256=checkpoint.sha256,
+        source_sha256=sha256,
         recipe_name=request.recipe,
         recipe=recipe,
         budget=request.budget,
@@ -172,10 +174,10 @@ def make(request: Request, stage: Stage) -> Facts:
     return facts
 
 
-def _identity(request: Request, checkpoint: Checkpoint) -> str:
+def _identity(request: Request, weights_sha256: str) -> str:
     """Name what decides the buffer and everything measured on it, apart from recipe and budget."""
     robot = request.robot
-    facts = [checkpoint.sha256, request.observations, request.seed]
+    facts = [weights_sha256, request.observations, request.seed]
     if request.data is not None:
         facts += [_state(request.data), request.instruction, dict(robot.cameras), robot.joint_state_topic]
         facts += [robot.joint_names, robot.description_topic, robot.tool_frame]
@@ -227,10 +229,8 @@ def _point(budget: float, calibrated: Calibrated) -> Point:
 
 def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:
     """Hold the estimate against true passes, for channels from the most to the least sensitive of all."""
-    sensitivity = calibrated.sensitivity or {}
-    at_4 = WIDTHS.index(4)
-    places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
-    estimates = np.concatenate([each[at_4].numpy() for each in sensitivity.values()])
+    places, scores = at_4_bits(calibrated.sensitivity or {})
+    estimates = scores.numpy()
     spread = np.linspace(0, len(places) - 1, min(_CHECKED, len(places))).round().astype(int)
     chosen = np.argsort(estimates)[spread]
     rows = range(min(_CHECKED_ON, len(probe.buffer.observations)))
@@ -239,7 +239,7 @@ def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:
     for index in chosen:
         name, channel = places[index]
         off = deviations(probe, name, [channel], 4, rows)
-        exact.append(float(off.square().sum(dim=-1).mean()))
+        exact.append(float(single_step(off)))
         summed.append(float(cumulative(off)))
         report(1)
     return Checks(rank_correlation(estimates[chosen], exact), rank_correlation(exact, summed))
@@ -255,9 +255,8 @@ def _by_motion(spec: PolicySpec, motion: PolicyMotion | UnknownMotion) -> tuple[
 def _perturbed(
     request: Request, checkpoint: Checkpoint, engine: Engine, stage: Stage
 ) -> tuple[list[Chunk], list[Injection]]:
-    tasks = checkpoint.spec.instructions
     first = FIRST_SEED + request.seed * request.episodes
-    episodes = [(first + k, tasks[k % len(tasks)]) for k in range(request.episodes)]
+    episodes = in_turn(first, checkpoint.spec.instructions, request.episodes)
     report = stage("does switching pay", (1 + INJECTIONS) * len(episodes))
     full = Engine.load(request.checkpoint, full=True)
     return perturb(full, engine, request.robot, episodes, each=INJECTIONS, seed=request.seed, report=report)

@@ -44,7 +44,12 @@ def deviations(
 
 def exact(probe: Probe, layer: str, channels: Sequence[int], bits: int, rows: Sequence[int] | None = None) -> Tensor:
     """Give the sensitivity of C channels at a width by its definition (Eq. 4 of arXiv 2602.03782): [C] float64."""
-    return deviations(probe, layer, channels, bits, rows).square().sum(dim=-1).mean(dim=-1)
+    return single_step(deviations(probe, layer, channels, bits, rows))
+
+
+def single_step(deviations: Tensor) -> Tensor:
+    """Add up |A~ - A*|^2 over a chunk (Eq. 4) and average over observations: [..., N, T] to [...]."""
+    return deviations.square().sum(dim=-1).mean(dim=-1)
 
 
 def cumulative(deviations: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ PARTS = {  # of a layer, by the names of its linears
 _WIDTH_IN = 10.0  # 960 px of the page
 _ROW_IN = 0.165
 _LEAST_SHOWN = 0.1  # |log α| that has the full colour where none is larger
-_STYLE: dict[Any, Any] = {  # matplotlib declares its keys one by one
+STYLE: dict[Any, Any] = {  # matplotlib declares its keys one by one
     "svg.fonttype": "none",  # text takes the page's font
     "svg.hashsalt": "vlaq_ros",  # the same facts give the same bytes
     "font.size": 9,
@@ -72,7 +72,7 @@ def stripe(widths: Tensor) -> FloatArray:
     return means.clip(0, 1)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def heat_map(widths: Mapping[str, Tensor]) -> str:
     """Draw the bits of every output channel: towers above each other, a stripe for every linear.
 
@@ -108,7 +108,7 @@ def heat_map(widths: Mapping[str, Tensor]) -> str:
     return _svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def budget_curve(points: Sequence[Point], chosen: float, precisions: Sequence[str]) -> str:
     """Draw the measured and, where the recipe predicts one, the predicted action error against the bytes held.
 
@@ -139,7 +139,7 @@ def budget_curve(points: Sequence[Point], chosen: float, precisions: Sequence[st
     return _svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def corrections(matchings: Sequence[Matching], precisions: Sequence[str]) -> str:
     """Draw the temperature of every head and the balance of every layer of the expert."""
     depth = len(matchings[0].beta)
@@ -167,7 +167,7 @@ def corrections(matchings: Sequence[Matching], precisions: Sequence[str]) -> str
     return _svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def distribution(chunks: Sequence[Chunk], thresholds: Sequence[float], precisions: Sequence[str]) -> str:
     """Draw how often which S occurred, over the bands of the precisions.
 
@@ -198,7 +198,7 @@ def distribution(chunks: Sequence[Chunk], thresholds: Sequence[float], precision
     return _svg(figure)
 
 
-@rc_context(_STYLE)
+@rc_context(STYLE)
 def dispatch_map(injections: Sequence[Injection], curves: Curves, thresholds: Sequence[float]) -> str:
     """Draw what an error costs at which S, and from where on a precision's errors exceed their bound.
 

@@ -18,11 +18,9 @@ from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import Answering, Outcome, Request, Switching, play
+from vlaq_ros.evaluate.rollout import LATENCY_S, Answering, Outcome, Request, Switching, play
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.sim import panda
-
-LATENCY_S = 0.1  # from an observation to its command, as `vlaq rollout` has it
 
 
 class WithFull:

@@ -20,7 +20,7 @@ from vlaq_ros.calibrate.allocate import Allocation, Budget
 from vlaq_ros.calibrate.hessian import hessian
 from vlaq_ros.calibrate.matching import Matching
 from vlaq_ros.calibrate.moments import moments
-from vlaq_ros.calibrate.probe import Probe, layers
+from vlaq_ros.calibrate.probe import Probe, layers, shapes
 from vlaq_ros.calibrate.recipes import Estimator, Recipe, Smoothing, Widths
 from vlaq_ros.calibrate.sensitivity import jacobian, refine
 from vlaq_ros.calibrate.steps import Steps
@@ -75,7 +75,7 @@ def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: 
     sensitivity = _sensitivity(probe, recipe, steps, stage)
     drifts: tuple[Drift, ...] = ()
     if recipe.widths is Widths.DRIFT:
-        allocation, drifts = alignment.allocation(probe, _shapes(probe), budget, stage)
+        allocation, drifts = alignment.allocation(probe, shapes(probe.network), budget, stage)
     else:
         allocation = _allocation(probe, recipe, budget, sensitivity)
     nested = _codes(probe, recipe, allocation, stage)
@@ -124,28 +124,24 @@ def _refined(probe: Probe, stage: Stage) -> dict[str, Tensor]:
     )
 
 
-def _shapes(probe: Probe) -> dict[str, torch.Size]:
-    return {name: linear.weight.shape for name, linear in layers(probe.network).items()}
-
-
 def _allocation(probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None) -> Allocation:
-    shapes = _shapes(probe)
-    fixed = {name: 16 for name in shapes if recipe.layout.keeps(name)}
+    sizes = shapes(probe.network)
+    fixed = {name: 16 for name in sizes if recipe.layout.keeps(name)}
     if sensitivity is None:
-        sensitivity = {name: torch.zeros(len(WIDTHS), shape[0]) for name, shape in shapes.items()}
-    plain, *codes = (allocate.uniform(sensitivity, shapes, width, fixed) for width in (16, 8, 4))
+        sensitivity = {name: torch.zeros(len(WIDTHS), shape[0]) for name, shape in sizes.items()}
+    plain, *codes = (allocate.uniform(sensitivity, sizes, width, fixed) for width in (16, 8, 4))
     if recipe.widths is Widths.UNIFORM:
         return _widest(codes, budget, plain)
     method = {Widths.LAYERWISE: allocate.layerwise, Widths.STAGED: allocate.staged, Widths.QUEUE: allocate.queue}[
         recipe.widths
     ]
     if not recipe.in_bits:
-        return method(sensitivity, shapes, Budget.bytes(budget), fixed)
+        return method(sensitivity, sizes, Budget.bytes(budget), fixed)
     low, high = 4.0, 16.0  # mean bits: the most that keep the budget in bytes
     kept = codes[-1:]
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        tried = method(sensitivity, shapes, Budget.bits(middle), fixed)
+        tried = method(sensitivity, sizes, Budget.bits(middle), fixed)
         if tried.bytes_over_bf16 <= budget:
             low = middle
             kept.append(tried)

@@ -142,6 +142,11 @@ def layers(network: PI0Network) -> dict[str, nn.Linear]:
     return {name: cast("nn.Linear", module) for name, module in network.named_modules() if pi0.is_quantized(name)}
 
 
+def shapes(network: PI0Network) -> dict[str, torch.Size]:
+    """Give (O, K) of these linears."""
+    return {name: linear.weight.shape for name, linear in layers(network).items()}
+
+
 @contextmanager
 def watching(network: PI0Network, names: Iterable[str], callback: Watch) -> Iterator[None]:
     """Tell `callback(name, x [..., K], y [..., O])` of every call of some linears of a network."""

@@ -97,6 +97,12 @@ def _by_observation(calls: list[Tensor], observations: int) -> Tensor:
     return torch.cat([call.reshape(observations, -1, call.shape[-1]) for call in calls], dim=1)
 
 
+def at_4_bits(sensitivity: Mapping[str, Tensor]) -> tuple[list[tuple[str, int]], Tensor]:
+    """Put the channels of all layers side by side: layer and channel of each of N, and their scores [N] at 4 bits."""
+    places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
+    return places, torch.cat([each[WIDTHS.index(4)] for each in sensitivity.values()])
+
+
 def refine(
     sensitivity: Mapping[str, Tensor],
     probe: Probe,
@@ -118,9 +124,7 @@ def refine(
         Layer -> [4, O]; other channels and widths are as they were.
     """
     refined = {name: each.clone() for name, each in sensitivity.items()}
-    at_4 = WIDTHS.index(4)
-    scores = torch.cat([each[at_4] for each in sensitivity.values()])
-    places = [(name, channel) for name, each in sensitivity.items() for channel in range(each.shape[1])]
+    places, scores = at_4_bits(sensitivity)
     chosen: dict[str, list[int]] = defaultdict(list)
     for index in scores.topk(channels).indices.tolist():
         name, channel = places[index]

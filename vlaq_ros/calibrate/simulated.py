@@ -20,7 +20,7 @@ from vlaq_ros.errors import NotSimulatedError, UnreadableDemonstrationsError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
 from vlaq_ros.evaluate.parallel import share_out
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import Outcome
+from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, in_turn
 from vlaq_ros.policy.description import Description
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.policy.spec import PolicySpec
@@ -32,7 +32,6 @@ FIRST_SEED = 500_000  # of calibration's episodes; training's are below, those o
 SHARDS = 16  # of demonstrations that are read: 400 episodes
 _EPISODES = 2  # of every task at least
 _CHUNKS = 8  # that every episode has, for nothing succeeds in less than 2 s
-_LATENCY_S = 0.1  # from an observation to its command, as `vlaq rollout` has it
 
 
 def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, report: Callable[[int], None]) -> Buffer:
@@ -50,18 +49,16 @@ def from_rollouts(policy: Description, *, count: int, seed: int, jobs: int, repo
         VlaqError: the policy cannot be used.
     """
     spec = policy.spec
-    _check(spec)
-    if missing := [instruction for instruction in spec.instructions if instruction not in TASKS]:
-        raise NotSimulatedError("task", missing)
+    _check(spec, ("camera", "joint", "task"))
     tasks = spec.instructions
     each = max(_EPISODES, ceil(count / len(tasks) / _CHUNKS))
     first = FIRST_SEED + seed * each * len(tasks)
-    episodes = [(first + k, tasks[k % len(tasks)]) for k in range(each * len(tasks))]
+    episodes = in_turn(first, tasks, each * len(tasks))
     running = share_out(
         policy.directory,
         FULL,
         episodes,
-        latency_s=_LATENCY_S,
+        latency_s=LATENCY_S,
         limit_s=TIME_LIMIT_S,
         jobs=jobs,
         keep_observations=True,
@@ -104,7 +101,7 @@ def from_demonstrations(
         TooFewObservationsError: there are fewer than `count`.
     """
     spec = policy.spec
-    _check(spec)
+    _check(spec, ("camera", "joint"))
     shards = sorted(directory.glob("*.npz"))
     shards = shards[:: ceil(len(shards) / SHARDS)]
     places, moments = [], []  # of every frame: its shard and row, and what is known without its images
@@ -131,14 +128,24 @@ def from_demonstrations(
 
 def is_simulated(spec: PolicySpec) -> bool:
     """Say whether a policy can drive the simulated arm."""
-    cameras, joints = set(spec.cameras) <= set(CAMERAS), set(spec.joint_names) <= set(panda.JOINT_NAMES)
-    return cameras and joints and set(spec.instructions) <= TASKS.keys()
+    return not any(_foreign(spec).values())
 
 
-def _check(spec: PolicySpec) -> None:
-    for kind, needed, known in (("camera", spec.cameras, CAMERAS), ("joint", spec.joint_names, panda.JOINT_NAMES)):
-        if missing := [name for name in needed if name not in known]:
-            raise NotSimulatedError(kind, missing)
+def _check(spec: PolicySpec, kinds: Sequence[str]) -> None:
+    foreign = _foreign(spec)
+    for kind in kinds:
+        if foreign[kind]:
+            raise NotSimulatedError(kind, foreign[kind])
+
+
+def _foreign(spec: PolicySpec) -> dict[str, list[str]]:
+    """Name the cameras, joints and tasks of a policy that the simulation does not have."""
+    sides = {
+        "camera": (spec.cameras, CAMERAS),
+        "joint": (spec.joint_names, panda.JOINT_NAMES),
+        "task": (spec.instructions, TASKS),
+    }
+    return {kind: [name for name in needed if name not in known] for kind, (needed, known) in sides.items()}
 
 
 def _columns(spec: PolicySpec) -> list[int]:

@@ -45,3 +45,14 @@ def fraction(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0 and up to 1")
     return value
+
+
+def add_denoise_steps(parser: argparse.ArgumentParser) -> None:
+    """Declare the steps of a bundle's two precisions."""
+    parser.add_argument(
+        "--denoise-steps",
+        type=whole_number(1, 1000),
+        nargs=2,
+        metavar=("FINE", "COARSE"),
+        help="Euler steps of the flow (those of policy.json)",
+    )

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from vlaq_ros.cli.arguments import fraction, whole_number
+from vlaq_ros.cli.arguments import add_denoise_steps, fraction, whole_number
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="sim_panda", help="robot file whose topics were recorded (sim_panda)")
     parser.add_argument("--instruction", help="what the robot was asked to do, where a recording does not say it")
     parser.add_argument("--observations", type=whole_number(8, 4096), default=128, help="to calibrate on (128)")
-    parser.add_argument(
-        "--denoise-steps",
-        type=whole_number(1, 1000),
-        nargs=2,
-        metavar=("FINE", "COARSE"),
-        help="Euler steps of the flow (those of policy.json)",
-    )
+    add_denoise_steps(parser)
     parser.add_argument(
         "--episodes",
         type=whole_number(0, 10_000),

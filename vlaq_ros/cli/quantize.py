@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlaq_ros.cli.arguments import whole_number
+from vlaq_ros.cli.arguments import add_denoise_steps
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="activation bits; 16 quantizes weights alone, which saves memory and no time (8)",
     )
-    parser.add_argument(
-        "--denoise-steps",
-        type=whole_number(1, 1000),
-        nargs=2,
-        metavar=("FINE", "COARSE"),
-        help="Euler steps of the flow (those of policy.json)",
-    )
+    add_denoise_steps(parser)
     parser.add_argument(
         "--embeddings", type=int, choices=(16, 8), default=16, help="bits of word embeddings, 8 with a scale a row (16)"
     )
@@ -66,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         return quantize(weight, torch.tensor([[arguments.fine], [arguments.coarse]]).expand(2, len(weight)))
 
     with Progress(transient=True) as bar:
-        task = bar.add_task("weights", total=sum(shape.numel() for shape in pi0.shapes(checkpoint.config).values()))
+        task = bar.add_task("weights", total=pi0.size(checkpoint.config))
         bundle.write(
             checkpoint,
             arguments.out,

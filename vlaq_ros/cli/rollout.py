@@ -58,12 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.config import resolve
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-    from vlaq_ros.evaluate.rollout import summary
+    from vlaq_ros.evaluate.rollout import in_turn, summary
     from vlaq_ros.policy.spec import PolicySpec
 
     model = resolve(arguments.model, "models")
     tasks = PolicySpec.load(model).instructions
-    episodes = [(arguments.seed + k, tasks[k % len(tasks)]) for k in range(arguments.episodes)]
+    episodes = in_turn(arguments.seed, tasks, arguments.episodes)
     results: dict[str, list[Outcome]] = {}
     documents = []
     console = Console()

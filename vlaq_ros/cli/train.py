@@ -18,7 +18,6 @@ from vlaq_ros.cli.arguments import whole_number
 ACTION_SPACES = ("joint", "end_effector")
 MEASURED_EPISODES = 36  # of the trained policy, for the scales of its motion
 MEASURED_SEED = 800_000  # demonstrations begin at 0, vlaq rollout at 900000
-LATENCY_S = 0.1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.motion import PolicyMotion, measure, on_policy
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
+    from vlaq_ros.evaluate.rollout import LATENCY_S, in_turn
     from vlaq_ros.policy.engine import FULL
     from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.sim import demonstrations, panda, training
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         spec = PolicySpec.load(arguments.out)
         tasks = spec.instructions
-        episodes = [(MEASURED_SEED + k, tasks[k % len(tasks)]) for k in range(MEASURED_EPISODES)]
+        episodes = in_turn(MEASURED_SEED, tasks, MEASURED_EPISODES)
         measuring = bar.add_task("its motion", total=len(episodes), note="")
         joints = []
         for outcome in share_out(

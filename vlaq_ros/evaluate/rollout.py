@@ -26,6 +26,7 @@ from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
 
+LATENCY_S = 0.1  # from an observation to its command, where nothing else is asked for
 NEAR_M = 0.08  # a gap below this is a fine phase
 
 
@@ -83,6 +84,11 @@ class Request:
 
 
 Switching = Callable[[Request], str]  # names the precision that answers a request
+
+
+def in_turn(first_seed: int, instructions: Sequence[str], count: int) -> list[tuple[int, str]]:
+    """Lay out episodes for `play`: a seed and an instruction each, all instructions in turn."""
+    return [(first_seed + k, instructions[k % len(instructions)]) for k in range(count)]
 
 
 def own(request: Request) -> str:

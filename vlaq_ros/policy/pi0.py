@@ -281,6 +281,11 @@ def shapes(config: PI0Config) -> dict[str, torch.Size]:
         return {name: value.shape for name, value in PI0Network(config).named_parameters()}
 
 
+def size(config: PI0Config) -> int:
+    """Count the weights of `PI0Network`."""
+    return sum(shape.numel() for shape in shapes(config).values())
+
+
 def _source(name: str) -> tuple[str, ...]:
     if name == "vision.position":
         return ("model.vlm.vision_tower.embeddings.position_embedding.weight",)

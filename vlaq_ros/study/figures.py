@@ -4,36 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vlaq_ros.calibrate.figures import FAINT, INK, STYLE
 from vlaq_ros.evaluate.report import PALETTE
 from vlaq_ros.study.analysis import Line, Rate, Study
 from vlaq_ros.study.cells import ACTIVATION_BITS, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
 
 COLOURS = (*PALETTE, "#56B4E9")
 MARKERS = "osD^v"
-_INK, _FAINT = "#26323d", "#e3e6e8"
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "vlaq_ros",  # the same results give the same bytes
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": "#9aa5ae",
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _FAINT,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
-}
+_STYLE = STYLE | {"svg.fonttype": "path", "axes.titlesize": 10, "axes.facecolor": "white"}  # they stand alone
 
 
 def draw(study: Study, directory: Path) -> list[Path]:
@@ -106,10 +89,10 @@ def _switching(study: Study) -> Figure | None:
     for axes, pair in zip(columns, pairs, strict=True):
         ends = [study.lines[name].rate for name in (pair.fine_cell, pair.coarse_cell) if name in study.lines]
         if len(ends) == 2:
-            axes.plot([0, 1], [100 * rate.value for rate in ends], ":", color=_INK, label="mixture of its ends")
+            axes.plot([0, 1], [100 * rate.value for rate in ends], ":", color=INK, label="mixture of its ends")
         for share, rate in (*enumerate(ends), *_between(study, pair)):
-            _point(axes, share, rate, _INK, "*")
-        axes.plot([], [], "*", color=_INK, label="one variant for all chunks")
+            _point(axes, share, rate, INK, "*")
+        axes.plot([], [], "*", color=INK, label="one variant for all chunks")
         for index, rule in enumerate(Rule):
             lines = [line for line in _of_pair(study, pair) if line.cell.switch and line.cell.switch.rule is rule]
             _series(axes, sorted(((line.coarse_share, line.rate) for line in lines), key=_first), index, rule)
@@ -187,8 +170,8 @@ def _band(axes: Axes, rate: Rate, *, vertical: bool = False) -> None:
     """Shade the interval of full precision."""
     low, high = rate.interval
     line, span = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
-    span(100 * low, 100 * high, color=_FAINT, zorder=0)
-    line(100 * rate.value, color=_INK, linewidth=1, zorder=1)
+    span(100 * low, 100 * high, color=FAINT, zorder=0)
+    line(100 * rate.value, color=INK, linewidth=1, zorder=1)
 
 
 def _first(point: tuple[float, object]) -> float:

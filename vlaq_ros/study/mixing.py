@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from vlaq_ros.calibrate.pipeline import Stage
-from vlaq_ros.calibrate.probe import Probe, layers
+from vlaq_ros.calibrate.probe import Probe, shapes
 from vlaq_ros.calibrate.sensitivity import jacobian
 from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.students import rounded
@@ -26,19 +26,19 @@ def widths(probe: Probe, weights: Mixed, steps: Steps, stage: Stage) -> dict[str
     Returns:
         Layer -> [O] int64. The mean over all weights is at most `weights.mean_bits`, and as near as channels allow.
     """
-    shapes = {name: linear.weight.shape for name, linear in layers(probe.network).items()}
+    sizes = shapes(probe.network)
     share = (weights.mean_bits - NARROW) / (WIDE - NARROW)
     if weights.spread is Spread.RANDOM:
         generator = torch.Generator().manual_seed(0)
-        gains = {name: shape[1] * torch.rand(shape[0], generator=generator) for name, shape in shapes.items()}
-        return by_channel(gains, shapes, share)
+        gains = {name: shape[1] * torch.rand(shape[0], generator=generator) for name, shape in sizes.items()}
+        return by_channel(gains, sizes, share)
     loss = steps.take(
         "jacobian-emulated",
         lambda: jacobian(probe, lost=_lost, report=stage("sensitivities: 2 and 4 bits", len(probe.teacher))),
     )
     gains = {name: narrow - wide for name, (narrow, wide) in loss.items()}
     spread = by_channel if weights.spread is Spread.CHANNELWISE else by_layer
-    return spread(gains, shapes, share)
+    return spread(gains, sizes, share)
 
 
 def mixed(weight: Tensor, bits: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.evaluate.parallel import PART, portable_errors
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import Outcome, Switching, own, play
+from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, Switching, own, play
 from vlaq_ros.evaluate.smoothness import rms_jerk
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
@@ -31,7 +31,6 @@ from vlaq_ros.study.workshop import Workshop
 
 FIRST_SEED = 1_000_000  # of the study's episodes
 PILOT_SEED, PILOT_EPISODES = 980_000, 3 * PART
-LATENCY_S = 0.1  # from an observation to its command, as `vlaq rollout` has it
 _STATIC = Resolved(own, (0.0,), 0.0)
 
 
@@ -50,7 +49,7 @@ def rows(part: Part) -> list[Row]:
     """Play a part; a worker's entry. Jerk is that of positions as far apart as the policy's actions."""
     with portable_errors():
         robot, period_s = RobotConfig.load("sim_panda"), PilotConfig().monitor_period_s
-        stride = max(1, round(Checkpoint.open(part.workshop.model).spec.step_s / period_s))
+        stride = max(1, round(engine(part.workshop, part.variants).spec.step_s / period_s))
         arm = [name != robot.gripper_joint for name in panda.JOINT_NAMES]
         kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, robot.tool_frame)
         return [

@@ -94,7 +94,7 @@ class Workshop:
         bundles = {self.bundle(weights): weights for weights in wanted if isinstance(weights, Calibrated)}
         mixes = {self.mixed(weights): weights for weights in wanted if isinstance(weights, Mixed)}
         if not self.buffer.is_file():
-            report = _absolute(stage("observations", COUNT))
+            report = stage("observations", COUNT)
             from_rollouts(Checkpoint.open(self.model), count=COUNT, seed=0, jobs=jobs, report=report).save(self.buffer)
         missing = [path for path in (*bundles, *mixes) if not path.exists()]
         if not missing:
@@ -123,8 +123,7 @@ class Workshop:
         shutil.rmtree(partial, ignore_errors=True)
         spec = checkpoint.spec
         plans = export.plans([spec.denoising_steps] * 2, (spec.fine_threshold, 0.0))
-        total = sum(shape.numel() for shape in pi0.shapes(checkpoint.config).values())
-        report = stage(f"{path.name}: bundle", total)
+        report = stage(f"{path.name}: bundle", pi0.size(checkpoint.config))
         export.write(checkpoint, partial, calibrated, plans, calibration=probe.buffer.sha256, report=report)
         partial.rename(path)
 
@@ -164,15 +163,3 @@ def _emulated(
 
 def _titled(stage: Stage, title: str) -> Stage:
     return lambda name, units: stage(f"{title}: {name}", units)
-
-
-def _absolute(advance: Callable[[int], None]) -> Callable[[int], None]:
-    """Take the units done so far where `advance` takes those since its last call."""
-    done = 0
-
-    def report(now: int) -> None:
-        nonlocal done
-        advance(now - done)
-        done = now
-
-    return report
