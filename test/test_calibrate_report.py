@@ -32,7 +32,9 @@ from vlaq_ros.calibrate.pipeline import NAMES, Calibrated
 from vlaq_ros.calibrate.recipes import RECIPES
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import by_error_bound, by_percentile, unchanged
+from vlaq_ros.calibrate.verdict import judge
 from vlaq_ros.datatypes import FloatArray, Observation
+from vlaq_ros.evaluate.statistics import BoolArray
 from vlaq_ros.policy import document, pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.memory import Memory
@@ -102,6 +104,11 @@ def episodes() -> tuple[tuple[Chunk, ...], tuple[Injection, ...]]:
     )
 
 
+def played(**successes: int) -> dict[str, BoolArray]:
+    """Whole episodes, of which the first so many of 200 succeeded."""
+    return {name: np.arange(200) < count for name, count in successes.items()}
+
+
 @pytest.fixture(scope="module")
 def full(tiny_checkpoint: Path) -> Facts:
     """Facts of a recipe that measures everything there is."""
@@ -117,7 +124,8 @@ def full(tiny_checkpoint: Path) -> Facts:
     beta = torch.tensor([1.0, 1.2], dtype=torch.float64)
     matching = Matching(alpha, beta, Gaps(0.25, 0.5), Gaps(0.125, 0.0625))
     chunks, injections = episodes()
-    dispatch = by_error_bound(NAMES, chunks, injections)
+    proposal = by_error_bound(NAMES, chunks, injections)
+    assert proposal.switches
     widths = widths_of(checkpoint)
     return Facts(
         name="made",
@@ -139,7 +147,7 @@ def full(tiny_checkpoint: Path) -> Facts:
             nmse=(0.0004, 0.0025),
             predicted=0.0003,
         ),
-        dispatch=dispatch,
+        dispatch=judge(proposal, played(fine=190, coarse=120, auto=189)),
         chunks=chunks,
         injections=injections,
         memory=Memory(400, 1500, 1000, 2000, 3 * 2**20, 0),
@@ -189,6 +197,8 @@ def test_a_full_calibration_has_every_section(full: Facts, tmp_path: Path) -> No
     assert "2.0% at fine and 5.0% at coarse" in read.text
     assert "100 times, an episode" in read.text
     assert "S at 99 chunks" in read.text
+    assert "coarse 120 of 200 53.1% to 66.5% -35.0% -40.7% auto 189 of 200" in read.text
+    assert "vlaq rollout measures it" not in read.text
     assert "At 1 more the motion was not known yet." in read.text
 
 
@@ -222,11 +232,11 @@ def test_thresholds_by_percentile_leave_the_verdict_open(full: Facts, tmp_path: 
 
 
 def test_a_static_plan_is_one_band(full: Facts, tmp_path: Path) -> None:
-    flat = [replace(row, deviation_m=0.001, success=True) for row in full.injections]
-    dispatch = by_error_bound(NAMES, full.chunks, flat)
-    assert dispatch.static == "coarse"
-    facts = replace(full, dispatch=dispatch, injections=tuple(flat))
-    read = Reader(page(facts, tmp_path))
+    proposal = by_error_bound(NAMES, full.chunks, full.injections)
+    dispatch = judge(proposal, played(full=191, fine=190, coarse=189, auto=190))
+    read = Reader(page(replace(full, dispatch=dispatch), tmp_path))
+    assert "full 191 of 200 91.7% to 97.6% +0.5% -0.8% fine 190 of 200" in read.text
+    assert "coarse 189 of 200 90.4% to 96.9% -0.5% -2.2%" in read.text
     assert "Switching between them does not pay: coarse serves every chunk." in read.text
     assert "coarse 100%" in read.words
     assert "fine 8 nowhere coarse 4 the rest" in read.text
@@ -398,6 +408,7 @@ def test_what_is_not_a_number_is_null_in_the_document(full: Facts, tmp_path: Pat
     read = values(full, tmp_path)
     assert read["chunks"]["sensitivity"][:2] == [None, 0.1]
     assert read["injections"][0]["sensitivity"] is None
+    assert [whole["name"] for whole in read["dispatch"]["wholes"]] == ["fine", "coarse", "auto"]
     curves = read["dispatch"]["evidence"]["curves"]
     assert curves["gain_m"][0] == 0
     assert curves["bound"][0] is None  # an error that costs nothing may be of any size

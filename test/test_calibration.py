@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from test_bags import session, write
 from test_export import ROUNDED, Bars, nmse
 
 from vlaq_ros.calibrate import calibration, pipeline
-from vlaq_ros.calibrate.calibration import INJECTIONS, Facts, Request, make
+from vlaq_ros.calibrate.calibration import INJECTIONS, WHOLE, Facts, Request, make
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.pipeline import NAMES
 from vlaq_ros.calibrate.probe import Probe
@@ -297,7 +297,18 @@ def test_thresholds_are_what_injected_chunks_said(
         ]
 
     monkeypatch.setattr(calibration, "_AROUND", ())
+
+    def played(
+        checkpoint: Path, made: Path, names: Sequence[str], episodes: Sequence[Any], *, jobs: int, report: Any
+    ) -> dict[str, Any]:
+        asked.update(whole=[*names], seeds={seed for seed, _ in episodes}, checkpoint=checkpoint, jobs=jobs)
+        asked["under"] = [plan.threshold for plan in Manifest.load(made).precisions]
+        report((1 + len(names)) * len(episodes))
+        share = {"full": 2, "fine": 1, "coarse": 0, "auto": 2}  # halves that succeed
+        return {name: np.arange(len(episodes)) % 2 < share[name] for name in ("full", *names)}
+
     monkeypatch.setattr(calibration, "perturb", injected)
+    monkeypatch.setattr(calibration, "whole_episodes", played)
     bars = Bars()
     out = tmp_path / "out"
     facts = make(ask(out, recipe="rtn", episodes=8, denoise_steps=(4, 2), seed=3), bars)
@@ -308,6 +319,10 @@ def test_thresholds_are_what_injected_chunks_said(
     seeds, instructions = zip(*asked["episodes"], strict=True)
     assert len(set(seeds)) == 8
     assert set(instructions) == set(Checkpoint.open(tiny_checkpoint).spec.instructions)
+    assert asked["whole"] == [*NAMES, "auto"]
+    assert len(asked["seeds"] - set(seeds)) == WHOLE * 8
+    assert (asked["checkpoint"], asked["jobs"]) == (tiny_checkpoint, 1)
+    assert asked["under"] == [*facts.thresholds]  # what `auto` switches by
     assert facts.dispatch.static is None
     assert 0.4 < facts.thresholds[0] < 0.65
     held = Bundle.load(out)

@@ -53,56 +53,40 @@ def spread(n: int = 400) -> FloatArray:
     return np.random.default_rng(1).permutation(np.linspace(0, 1, n))
 
 
-def test_a_known_sensitivity_gives_its_crossing_and_pays() -> None:
+def test_a_known_sensitivity_gives_its_crossing() -> None:
     sensitivities = spread()
     gains_m = 0.02 * sensitivities  # times an error of 2: 0.04 S, which is 0.02 at S = 0.5
-    dispatch = by_error_bound(NAMES, *rows(sensitivities, gains_m))
-    assert dispatch.static is None
-    assert dispatch.thresholds[0] == pytest.approx(0.525, abs=0.04)  # 5 % of failures are tolerated, and bins are wide
-    assert dispatch.thresholds[1] == 0.0
-    assert dispatch.evidence is not None
-    assert dispatch.evidence.spearman.value == pytest.approx(1.0)
-    assert dispatch.evidence.spearman.low == pytest.approx(1.0)
-    assert (dispatch.evidence.injections, dispatch.evidence.episodes) == (400, 40)
-    assert dispatch.verdict.startswith("Switching pays: S rises with the sensitivity to errors (Spearman 1.00")
-    fine, coarse = (float(np.mean(side)) for side in (sensitivities > dispatch.thresholds[0],) * 2)
-    assert f"{fine:.0%} fine, {1 - coarse:.0%} coarse" in dispatch.verdict
+    proposal = by_error_bound(NAMES, *rows(sensitivities, gains_m))
+    assert proposal.switches
+    assert proposal.thresholds[0] == pytest.approx(0.525, abs=0.04)  # 5 % of failures are tolerated, and bins are wide
+    assert proposal.thresholds[1] == 0.0
+    assert proposal.evidence.spearman.value == pytest.approx(1.0)
+    assert proposal.evidence.spearman.low == pytest.approx(1.0)
+    assert (proposal.evidence.injections, proposal.evidence.episodes) == (400, 40)
+    fine = float(np.mean(sensitivities > proposal.thresholds[0]))
+    assert proposal.shares == pytest.approx({"fine": fine, "coarse": 1 - fine})
 
 
-def test_no_signal_is_called_so_and_the_plan_is_static() -> None:
+def test_no_signal_proposes_no_switching() -> None:
     noise = np.random.default_rng(2)
-    gains_m = noise.uniform(0.001, 0.002, 400)
-    dispatch = by_error_bound(NAMES, *rows(spread(), gains_m, tolerated_m=1.0))
-    assert dispatch.static == "coarse"  # nothing ever failed
-    assert dispatch.thresholds == (NEVER, 0.0)
-    assert dispatch.verdict.startswith(
-        "Switching does not pay: S carries no signal of the sensitivity to errors for this policy and robot"
-    )
-    assert dispatch.verdict.endswith(
-        "The plan is static: coarse serves every chunk, the coarsest whose errors episodes survive."
-    )
+    proposal = by_error_bound(NAMES, *rows(spread(), noise.uniform(0.001, 0.002, 400), tolerated_m=1.0))
+    assert not proposal.evidence.signal
+    assert not proposal.switches
 
 
-def test_no_signal_where_errors_break_everything_stays_fine() -> None:
-    gains_m = np.random.default_rng(3).uniform(0.01, 0.02, 400)
-    dispatch = by_error_bound(NAMES, *rows(spread(), gains_m, tolerated_m=0.0))
-    assert (dispatch.static, dispatch.thresholds) == ("fine", (ALWAYS, -2.0))
-    assert dispatch.verdict.endswith("fine serves every chunk, for episodes survive no coarser one.")
-
-
-def test_a_falling_sensitivity_does_not_pay() -> None:
+def test_a_falling_sensitivity_is_no_signal() -> None:
     sensitivities = spread()
-    dispatch = by_error_bound(NAMES, *rows(sensitivities, 0.02 * (1 - sensitivities)))
-    assert dispatch.static == "fine"  # half of the episodes fail, and S does not say which
-    assert dispatch.evidence is not None
-    assert dispatch.evidence.spearman.high < 0
+    proposal = by_error_bound(NAMES, *rows(sensitivities, 0.02 * (1 - sensitivities)))
+    assert proposal.evidence.spearman.high < 0
+    assert not proposal.switches
 
 
-def test_signal_without_consequence_does_not_pay() -> None:
+def test_signal_without_consequence_asks_for_one_precision() -> None:
     sensitivities = spread()
-    dispatch = by_error_bound(NAMES, *rows(sensitivities, 1e-4 * sensitivities, tolerated_m=1.0))
-    assert (dispatch.static, dispatch.thresholds) == ("coarse", (NEVER, 0.0))
-    assert "but every chunk falls to one precision" in dispatch.verdict
+    proposal = by_error_bound(NAMES, *rows(sensitivities, 1e-4 * sensitivities, tolerated_m=1.0))
+    assert proposal.evidence.signal
+    assert proposal.shares == {"fine": 0, "coarse": 1}
+    assert not proposal.switches
 
 
 def test_too_few_episodes_and_unknown_motion() -> None:

@@ -44,7 +44,7 @@ OWNERS = {  # library -> the only rooms (or files) that import it
 }
 CLOSED_LOOP = {  # runs the simulator itself
     *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "switching.py")),
-    *(PACKAGE / "calibrate" / name for name in ("calibration.py", "perturbation.py", "simulated.py")),
+    *(PACKAGE / "calibrate" / name for name in ("calibration.py", "episodes.py", "perturbation.py", "simulated.py")),
 }
 TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
 

@@ -7,7 +7,7 @@ import json
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from vlaq_ros.calibrate import export
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.correlation import Correlation, rank_correlation
 from vlaq_ros.calibrate.data import open_data
+from vlaq_ros.calibrate.episodes import whole_episodes
 from vlaq_ros.calibrate.exact import cumulative, deviations, single_step
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import perturb
@@ -26,11 +27,13 @@ from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
 from vlaq_ros.calibrate.sensitivity import at_4_bits
 from vlaq_ros.calibrate.simulated import from_rollouts, is_simulated
 from vlaq_ros.calibrate.steps import Steps
-from vlaq_ros.calibrate.thresholds import Dispatch, by_error_bound, by_percentile, unchanged
-from vlaq_ros.config import RobotConfig
+from vlaq_ros.calibrate.thresholds import Dispatch, Proposal, by_error_bound, by_percentile, unchanged
+from vlaq_ros.calibrate.verdict import judge
+from vlaq_ros.config import AUTO, RobotConfig
 from vlaq_ros.errors import BudgetError, OutputExistsError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, on_policy
 from vlaq_ros.evaluate.rollout import in_turn
+from vlaq_ros.evaluate.statistics import BoolArray
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
@@ -39,6 +42,8 @@ from vlaq_ros.policy.spec import PolicySpec
 
 INJECTIONS = 3  # chunks of low precision for every episode, each in a run of its own
 FIRST_SEED = 600_000  # of the episodes that chunks are injected into
+WHOLE = 5  # whole episodes at each precision, for every episode that chunks are injected into
+WHOLE_SEED = 700_000
 _AROUND = (0.85, 1.25, 1.6, 2.0)  # budgets beside the chosen one, that the report compares
 _CHECKED, _CHECKED_ON = 40, 16  # channels whose sensitivity is measured by true passes, and on how many observations
 
@@ -148,7 +153,8 @@ def make(request: Request, stage: Stage) -> Facts:
     injections: list[Injection] = []
     if dispatch is None:
         chunks, injections = _perturbed(request, checkpoint, engine, clock)
-        dispatch = by_error_bound(NAMES, chunks, injections)
+        proposal = by_error_bound(NAMES, chunks, injections)
+        dispatch = judge(proposal, _successes(request, made, proposal, spec.instructions, clock))
         export.set_thresholds(made, dispatch.thresholds)
     facts = Facts(
         name=request.out.name,
@@ -260,6 +266,20 @@ def _perturbed(
     report = stage("does switching pay", (1 + INJECTIONS) * len(episodes))
     full = Engine.load(request.checkpoint, full=True)
     return perturb(full, engine, request.robot, episodes, each=INJECTIONS, seed=request.seed, report=report)
+
+
+def _successes(
+    request: Request, made: Path, proposal: Proposal, instructions: Sequence[str], stage: Stage
+) -> dict[str, BoolArray]:
+    """Play whole episodes at every precision, and under the proposal where it switches."""
+    count = WHOLE * request.episodes
+    episodes = in_turn(WHOLE_SEED + request.seed * count, instructions, count)
+    names = [*NAMES]
+    if proposal.switches:
+        export.set_thresholds(made, proposal.thresholds)
+        names.append(AUTO)
+    report = stage("whole episodes", (1 + len(names)) * count)
+    return whole_episodes(request.checkpoint, made, names, episodes, jobs=request.jobs, report=report)
 
 
 class _Clock:

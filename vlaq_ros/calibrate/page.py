@@ -18,7 +18,8 @@ from vlaq_ros.calibrate.correlation import Correlation
 from vlaq_ros.calibrate.pipeline import NAMES, REFINED
 from vlaq_ros.calibrate.recipes import Estimator
 from vlaq_ros.calibrate.storage import WIDTHS
-from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence
+from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence, Whole
+from vlaq_ros.evaluate.statistics import wilson95
 
 if TYPE_CHECKING:  # facts are plain; what gathers them needs the simulation
     from vlaq_ros.calibrate.calibration import Checks, Facts
@@ -253,9 +254,25 @@ def _distribution(facts: Facts) -> str:
 
 def _dispatch(facts: Facts, dispatch: Dispatch) -> str:
     parts = [_text(dispatch.verdict)]
+    if dispatch.wholes:
+        parts.append(_wholes(dispatch.wholes))
     if dispatch.evidence:
         parts += _evidence(facts, dispatch.evidence)
     return _section("Does switching pay?", *parts)
+
+
+def _wholes(wholes: Sequence[Whole]) -> str:
+    heads = ["every chunk from", "successes", "95 % interval", f"less {NAMES[0]}'s", "at least (95 %)"]
+    rows = [
+        [
+            whole.name,
+            f"{whole.successes} of {whole.n}",
+            "{:.1%} to {:.1%}".format(*wilson95(whole.successes, whole.n)),
+            *(["", ""] if whole.name == NAMES[0] else [f"{whole.difference:+.1%}", f"{whole.bound:+.1%}"]),
+        ]
+        for whole in wholes
+    ]
+    return _table(heads, rows) + _text("Whole episodes of the simulated arm, on the same seeds and noise.")
 
 
 def _evidence(facts: Facts, evidence: Evidence) -> list[str]:
@@ -349,10 +366,9 @@ def _plain(value: Any) -> str:
 
 
 def _unmeasured(facts: Facts) -> str:
-    lines = [
-        "Success of episodes at these precisions: vlaq rollout measures it.",
-        "Time of a chunk: vlaq bench measures it.",
-    ]
+    lines = ["Time of a chunk: vlaq bench measures it."]
+    if not facts.dispatch.wholes:
+        lines.append("Success of episodes at these precisions: vlaq rollout measures it.")
     if facts.calibrated.predicted is None:
         lines.append(f"Predicted action error: recipe {facts.recipe_name} predicts none.")
     if len(facts.curve) == 1:

@@ -44,7 +44,8 @@ def values(facts: Facts) -> dict[str, Any]:
     checks       Spearman and its 95 % interval: estimated against true sensitivity, single step against cumulative
     drift        of every layer with 8 and 4 bits, by kind of tokens and of place; width -> agreement with the error
     matching     precision -> α [layers][heads], β [layers], gaps before and after, numbers at a bound and left at 1
-    dispatch     the thresholds, the precision of a static plan, the verdict, and its evidence with curves over S
+    dispatch     thresholds, the precision of a static plan, the verdict, its evidence with curves over S; wholes:
+                 successes of whole episodes, their difference from the finest precision's and its lower 95 % bound
     chunks       of episodes at full precision: S, and every precision's errors
     injections   single chunks of low precision: seed, S, error, deviation of the end in m, success
     memory       bytes, and those over bf16
@@ -145,6 +146,7 @@ def _dispatch(dispatch: Dispatch) -> dict[str, Any]:
         "static": dispatch.static,
         "verdict": dispatch.verdict,
         "evidence": _evidence(dispatch.evidence) if dispatch.evidence else None,
+        "wholes": [asdict(whole) for whole in dispatch.wholes] or None,
     }
 
 
@@ -156,7 +158,6 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
         "spearman": asdict(evidence.spearman),
         "pearson": asdict(evidence.pearson),
         "deviation": asdict(evidence.deviation),
-        "tolerated_error": evidence.tolerated_error,
         "curves": {
             "sensitivity": _row(curves.sensitivities),
             "gain_m": _row(curves.gains_m),

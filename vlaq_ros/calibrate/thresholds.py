@@ -1,4 +1,4 @@
-"""Which sensitivity S asks for which precision, and whether switching pays: DyQ-VLA's dispatch (arXiv 2603.07904).
+"""Which sensitivity S asks for which precision: DyQ-VLA's dispatch (arXiv 2603.07904).
 
 The paper bounds the action error by a function of S that it does not publish. Ours, in its place: a chunk that errs by
 e moves the end of the episode by s e, where s (m per unit of normalised action) rises with S, so that
@@ -71,8 +71,37 @@ class Evidence:
     spearman: Estimate  # of S and s
     pearson: Estimate  # the paper's
     deviation: Estimate  # rank correlation of S and the deviation itself
-    tolerated_error: float  # up to which 95 % of the episodes succeeded
     curves: Curves
+
+    @property
+    def signal(self) -> bool:
+        """Whether S ranks with s beyond doubt."""
+        return self.spearman.low > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A map from S to precisions that is not yet judged by whole episodes."""
+
+    thresholds: tuple[float, ...]  # one for each precision, finest first, falling
+    shares: Mapping[str, float]  # of the chunks that each precision serves under them, finest first
+    evidence: Evidence
+
+    @property
+    def switches(self) -> bool:
+        """Whether it is one: S says something, and more than one precision is asked for."""
+        return self.evidence.signal and sum(share > 0 for share in self.shares.values()) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Episodes in which one precision, or one rule, answered every chunk; all on the same seeds."""
+
+    name: str
+    successes: int
+    n: int
+    difference: float  # of its success rate from the finest precision's
+    bound: float  # of the difference, one-sided at 95 % from below
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +111,8 @@ class Dispatch:
     thresholds: tuple[float, ...]  # one for each precision, finest first, falling
     static: str | None  # the precision that serves every chunk; None: they are switched
     verdict: str
-    evidence: Evidence | None  # None: no errors were injected
+    evidence: Evidence | None = None  # None: no errors were injected
+    wholes: tuple[Whole, ...] = ()  # what judged it
 
 
 def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispatch:
@@ -100,7 +130,7 @@ def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispa
         "Whether switching pays is not known: no environment was given to measure it in. "
         "The thresholds are percentiles of S on the calibration data."
     )
-    return Dispatch(thresholds, None, verdict, None)
+    return Dispatch(thresholds, None, verdict)
 
 
 def unchanged(thresholds: tuple[float, ...], why: str) -> Dispatch:
@@ -109,14 +139,11 @@ def unchanged(thresholds: tuple[float, ...], why: str) -> Dispatch:
         "Whether switching pays is not known: no environment was given to measure it in. "
         f"Thresholds and what motion is divided by stay the checkpoint's: {why}."
     )
-    return Dispatch(thresholds, None, verdict, None)
+    return Dispatch(thresholds, None, verdict)
 
 
-def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injections: Sequence[Injection]) -> Dispatch:
-    """Set thresholds where errors cross their bound, and judge whether switching pays.
-
-    It pays if S ranks with s beyond doubt, and the map that follows uses more than one precision. Without such a signal
-    one precision serves every chunk: the coarsest whose errors (95th percentile) episodes survive, else the finest.
+def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injections: Sequence[Injection]) -> Proposal:
+    """Set thresholds where errors cross their bound.
 
     Args:
         precisions: finest first, all in the chunks' errors.
@@ -152,14 +179,12 @@ def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injection
         spearman=clustered(_spearman, seen, gains_m, episodes),
         pearson=clustered(_pearson, seen, gains_m, episodes),
         deviation=clustered(_spearman, seen, deviations_m, episodes),
-        tolerated_error=tolerated(injected, successes),
         curves=curves,
     )
     thresholds = _falling([crossing(curves, name) for name in precisions[1:]])
     edges = [np.inf, *thresholds[:-1], -np.inf]
     shares = [float(np.mean((sensitivities <= high) & (sensitivities > low))) for high, low in pairwise(edges)]
-    survived = [name for name, values in errors.items() if np.percentile(values, 95) <= evidence.tolerated_error]
-    return _judge(thresholds, dict(zip(precisions, shares, strict=True)), survived, evidence)
+    return Proposal(thresholds, dict(zip(precisions, shares, strict=True)), evidence)
 
 
 def static_thresholds(precisions: Sequence[str], name: str) -> tuple[float, ...]:
@@ -176,9 +201,9 @@ def rising(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
     return lambda at: np.interp(at, points, fitted)
 
 
-def tolerated(harms: FloatArray, successes: NDArray[np.bool_]) -> float:
-    """Largest harm, a deviation or an error, up to which 95 % of the episodes [N] succeeded; 0 if there is none."""
-    values, which, counts = np.unique(harms, return_inverse=True, return_counts=True)
+def tolerated(deviations_m: FloatArray, successes: NDArray[np.bool_]) -> float:
+    """Largest deviation up to which 95 % of the episodes [N] succeeded; 0 if there is none."""
+    values, which, counts = np.unique(deviations_m, return_inverse=True, return_counts=True)
     rates = np.cumsum(np.bincount(which, successes)) / np.cumsum(counts)
     return float(values[rates >= TOLERATED_SUCCESS].max(initial=0.0))
 
@@ -237,37 +262,3 @@ def _falling(crossings: Sequence[float] | FloatArray) -> tuple[float, ...]:
     for threshold in reversed([round(float(crossing), 4) for crossing in crossings]):
         thresholds.append(max(threshold, round(thresholds[-1] + _CHANGE, 4)))
     return tuple(reversed(thresholds))
-
-
-def _judge(
-    thresholds: tuple[float, ...], shares: Mapping[str, float], survived: Sequence[str], evidence: Evidence
-) -> Dispatch:
-    """Switch where that pays, else name the precision that serves every chunk.
-
-    Args:
-        thresholds: where errors cross their bound.
-        shares: of the chunks that each precision serves under them, finest first.
-        survived: precisions whose errors episodes survive, the coarsest last.
-        evidence: for the verdict's words.
-    """
-    used = [name for name, share in shares.items() if share > 0]
-    said = (
-        f"Spearman {evidence.spearman}; Pearson {evidence.pearson}; S and the deviation itself: Spearman "
-        f"{evidence.deviation}; {evidence.injections} injected chunks in {evidence.episodes} episodes"
-    )
-    signal = evidence.spearman.low > 0
-    if signal and len(used) > 1:
-        parts = ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
-        verdict = f"Switching pays: S rises with the sensitivity to errors ({said}), and chunks are {parts}."
-        return Dispatch(thresholds, None, verdict, evidence)
-    finest = next(iter(shares))
-    if signal:
-        (static,) = used
-        why = f"S rises with the sensitivity to errors ({said}), but every chunk falls to one precision"
-        because = "as the error bound has it at every S that occurs"
-    else:
-        static = survived[-1] if survived else finest
-        why = f"S carries no signal of the sensitivity to errors for this policy and robot ({said})"
-        because = "the coarsest whose errors episodes survive" if survived else "for episodes survive no coarser one"
-    verdict = f"Switching does not pay: {why}. The plan is static: {static} serves every chunk, {because}."
-    return Dispatch(static_thresholds(list(shares), static), static, verdict, evidence)
