@@ -33,7 +33,8 @@ from vlaq_ros.calibrate.recipes import RECIPES
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import by_error_bound, by_percentile, unchanged
 from vlaq_ros.calibrate.verdict import judge
-from vlaq_ros.datatypes import FloatArray, Observation
+from vlaq_ros.datatypes import FloatArray, MotionScales, Observation
+from vlaq_ros.evaluate.motion import PolicyMotion
 from vlaq_ros.evaluate.statistics import BoolArray
 from vlaq_ros.policy import document, pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
@@ -314,9 +315,18 @@ def test_the_report_says_in_words_whether_drift_ranks_layers_as_the_action_does(
     assert said in Reader(page(facts, tmp_path)).text
 
 
-def test_bands_hold_the_shares_that_the_controller_gives(full: Facts) -> None:
-    drawn = Reader(figures.distribution(full.chunks, (0.75, 0.0), NAMES))
-    assert {"fine 20%", "coarse 80%"} <= set(drawn.words)  # 20 of 99 chunks have an S of 0.8 or 0.9
+def test_bands_hold_the_shares_that_the_controller_gives() -> None:
+    drawn = Reader(figures.distribution(np.arange(10) / 10, (0.75, 0.0), NAMES))
+    assert {"fine 20%", "coarse 80%"} <= set(drawn.words)
+
+
+def test_recorded_motion_is_shown_where_nothing_was_driven(bare: Facts, tmp_path: Path) -> None:
+    motion = PolicyMotion(MotionScales(0.05, 0.1, 0.1), np.linspace(0, 0.9, 50))
+    facts = replace(bare, buffer=replace(bare.buffer, motion=motion))
+    read = Reader(page(facts, tmp_path))
+    assert read.headings == [*ALWAYS, *SWITCHED, *LAST]
+    assert "S at 50 moments of the calibration data, over the bands in which each precision is asked for." in read.text
+    assert {"fine 50%", "coarse 50%"} <= set(read.words)  # the threshold is 0.45
 
 
 def test_the_page_needs_nothing_else(full: Facts, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A whole calibration: observations, codes, a bundle, and what it does, measured. This is `vlaq calibrate`."""
+"""A whole calibration: observations, codes, a bundle, what it does, and its report. This is `vlaq calibrate`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vlaq_ros.calibrate.perturbation import perturb
 from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Stage, calibrate
 from vlaq_ros.calibrate.probe import Probe
 from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
+from vlaq_ros.calibrate.report import write as write_report
 from vlaq_ros.calibrate.sensitivity import at_4_bits
 from vlaq_ros.calibrate.simulated import from_rollouts, is_simulated
 from vlaq_ros.calibrate.steps import Steps
@@ -175,6 +176,7 @@ def make(request: Request, stage: Stage) -> Facts:
         seconds=clock.seconds(),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+    write_report(facts, made)
     made.rename(request.out)
     shutil.rmtree(work.parent)
     return facts

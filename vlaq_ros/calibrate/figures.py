@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from vlaq_ros.calibrate.injection import Chunk, Injection
+from vlaq_ros.calibrate.injection import Injection
 from vlaq_ros.calibrate.matching import BETA, Matching
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import Curves
@@ -168,15 +168,14 @@ def corrections(matchings: Sequence[Matching], precisions: Sequence[str]) -> str
 
 
 @rc_context(STYLE)
-def distribution(chunks: Sequence[Chunk], thresholds: Sequence[float], precisions: Sequence[str]) -> str:
+def distribution(values: FloatArray, thresholds: Sequence[float], precisions: Sequence[str]) -> str:
     """Draw how often which S occurred, over the bands of the precisions.
 
     Args:
-        chunks: of episodes at full precision, at least one of known S.
+        values: S [N], all known, at least one.
         thresholds: one for each precision, finest first, falling.
         precisions: finest first.
     """
-    values = _known(chunks)
     figure = Figure(figsize=(_WIDTH_IN, 2.5), layout="constrained")
     axes = figure.subplots()
     low, high = min(0.0, float(values.min())), 1.05 * float(values.max()) + 1e-6
@@ -194,7 +193,7 @@ def distribution(chunks: Sequence[Chunk], thresholds: Sequence[float], precision
     for threshold in thresholds[:-1]:
         if low < threshold < high:
             axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2)
-    axes.set(xlabel="sensitivity S", ylabel="chunks", xlim=(low, high))
+    axes.set(xlabel="sensitivity S", ylabel="count", xlim=(low, high))
     return _svg(figure)
 
 
@@ -231,11 +230,6 @@ def dispatch_map(injections: Sequence[Injection], curves: Curves, thresholds: Se
     bound.set(title="errors against their bound", xlabel="sensitivity S", ylabel="norm of normalised action error")
     bound.legend(fontsize=8)
     return _svg(figure)
-
-
-def _known(chunks: Sequence[Chunk]) -> FloatArray:
-    values: FloatArray = np.array([chunk.sensitivity for chunk in chunks if np.isfinite(chunk.sensitivity)])
-    return values
 
 
 def _svg(figure: Figure) -> str:

@@ -12,6 +12,8 @@ from statistics import fmean
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vlaq_ros.calibrate import figures
 from vlaq_ros.calibrate.alignment import Drift, agreement
 from vlaq_ros.calibrate.correlation import Correlation
@@ -19,6 +21,7 @@ from vlaq_ros.calibrate.pipeline import NAMES, REFINED
 from vlaq_ros.calibrate.recipes import Estimator
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence, Whole
+from vlaq_ros.evaluate.motion import PolicyMotion
 from vlaq_ros.evaluate.statistics import wilson95
 
 if TYPE_CHECKING:  # facts are plain; what gathers them needs the simulation
@@ -34,9 +37,14 @@ def render(facts: Facts) -> str:
         sections.append(_drift(facts.calibrated.drifts))
     if facts.calibrated.matchings:
         sections.append(_matching(facts))
-    if any(math.isfinite(chunk.sensitivity) for chunk in facts.chunks):
-        sections.append(_distribution(facts))
-    sections += [_dispatch(facts, facts.dispatch), _memory(facts), _data(facts), _making(facts), _unmeasured(facts)]
+    sections += [
+        *_distribution(facts),
+        _dispatch(facts, facts.dispatch),
+        _memory(facts),
+        _data(facts),
+        _making(facts),
+        _unmeasured(facts),
+    ]
     template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=escape(f"{facts.name}: calibration"), body="\n".join(sections))
 
@@ -239,17 +247,26 @@ def _matching(facts: Facts) -> str:
     )
 
 
-def _distribution(facts: Facts) -> str:
-    unknown = sum(not math.isfinite(chunk.sensitivity) for chunk in facts.chunks)
-    beside = f" At {unknown} more the motion was not known yet." if unknown else ""
-    return _section(
-        "Sensitivity S of the motion",
-        _figure(
-            figures.distribution(facts.chunks, facts.thresholds, NAMES),
-            f"S at {len(facts.chunks) - unknown} chunks of the policy's own episodes at full precision, over the bands "
-            f"in which it asks for each precision.{beside}",
-        ),
-    )
+def _distribution(facts: Facts) -> list[str]:
+    seen = np.array([chunk.sensitivity for chunk in facts.chunks])
+    known = seen[np.isfinite(seen)]
+    if known.size:
+        said = f"S at {known.size} chunks of the policy's own episodes at full precision, over the bands"
+        beside = f" At {seen.size - known.size} more the motion was not known yet." if known.size < seen.size else ""
+    elif isinstance(facts.buffer.motion, PolicyMotion):
+        known, beside = facts.buffer.motion.sensitivities, ""
+        said = f"S at {known.size} moments of the calibration data, over the bands"
+    else:
+        return []
+    return [
+        _section(
+            "Sensitivity S of the motion",
+            _figure(
+                figures.distribution(known, facts.thresholds, NAMES),
+                f"{said} in which each precision is asked for.{beside}",
+            ),
+        )
+    ]
 
 
 def _dispatch(facts: Facts, dispatch: Dispatch) -> str:

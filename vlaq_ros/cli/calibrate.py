@@ -54,10 +54,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate, measure, write the report, then say what was made."""
+    """Calibrate, measure and report, then say what was made."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from vlaq_ros.calibrate import report
     from vlaq_ros.calibrate.calibration import Request, make
     from vlaq_ros.calibrate.pipeline import NAMES
     from vlaq_ros.config import RobotConfig
@@ -84,7 +83,6 @@ def run(arguments: argparse.Namespace) -> int:
             return lambda done: bar.advance(task, done)
 
         facts = make(request, stage)
-    report.write(facts, arguments.out)
     linears, whole = facts.memory.over_bf16["linears"], facts.memory.over_bf16["all"]
     errors = ", ".join(f"{error:.1e} at {name}" for name, error in zip(NAMES, facts.calibrated.nmse, strict=True))
     print(
