@@ -13,7 +13,7 @@ from test_probe import buffer_of
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, kl_div
 
-from vlaq_ros.calibrate.alignment import Drift, agreement, allocate_by_drift, allocation, drifts, units
+from vlaq_ros.calibrate.alignment import Drift, agreement, allocate_by_drift, allocation, drifts, measure, units
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.calibrate.storage import over_bf16, stored_bytes
 from vlaq_ros.calibrate.students import effective, student
@@ -213,7 +213,8 @@ def test_an_allocation_keeps_its_budget_and_predicts_the_sum_of_its_units_errors
         stages[name] = count
         return done.append
 
-    made, found = allocation(probe, shapes, 0.6, stage)
+    found = measure(probe, stage)
+    made = allocation(probe, found, shapes, 0.6)
     assert [(drift.unit, drift.width) for drift in found] == [
         (unit, width) for width in (8, 4) for unit in units(probe.network)
     ]

@@ -138,9 +138,7 @@ def full(tiny_checkpoint: Path) -> Facts:
         denoise_steps=(8, 4),
         buffer=buffer,
         calibrated=Calibrated(
-            network=pi0.assemble(checkpoint.config, checkpoint.parameters(), {}, torch.float32, torch.device("cpu")),
             beside={},
-            sensitivity={name: torch.ones(4, len(each)) for name, each in widths.items()},
             drifts=(),
             allocation=Allocation(widths, 0.75, 0.3999),
             nested={},
@@ -162,7 +160,7 @@ def full(tiny_checkpoint: Path) -> Facts:
 @pytest.fixture(scope="module")
 def bare(full: Facts) -> Facts:
     """Facts of a recipe that measures nothing but the error, where nothing was simulated."""
-    calibrated = replace(full.calibrated, sensitivity=None, matchings=(), predicted=None)
+    calibrated = replace(full.calibrated, matchings=(), predicted=None)
     return replace(
         full,
         recipe_name="rtn",

@@ -12,7 +12,7 @@ import torch
 from test_probe import buffer_of
 
 from vlaq_ros.calibrate import export
-from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, calibrate
+from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, calibrate, measure
 from vlaq_ros.calibrate.probe import Probe
 from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe, Smoothing
 from vlaq_ros.calibrate.steps import Steps
@@ -78,14 +78,15 @@ def test_every_recipe_keeps_its_budget_and_acts_as_it_was_measured(
     checkpoint: Checkpoint, probe: Probe, steps: Steps, tmp_path: Path, name: str
 ) -> None:
     recipe, bars = RECIPES[name], Bars()
-    calibrated = calibrate(probe, recipe, BUDGET, steps, bars)
+    measured = measure(probe, recipe, steps, bars)
+    assert (measured.sensitivity is None) == (recipe.estimator is Estimator.NONE)
+    calibrated = calibrate(measured, recipe, BUDGET, bars)
     assert bars.stages
     assert bars.unfinished == []
     bundle = written(checkpoint, tmp_path / "out", calibrated)
-    measured = Engine.load(bundle).memory.over_bf16["linears"]
-    assert measured <= BUDGET
-    assert measured == pytest.approx(calibrated.allocation.bytes_over_bf16, abs=1e-9)
-    assert (calibrated.sensitivity is None) == (recipe.estimator is Estimator.NONE)
+    held = Engine.load(bundle).memory.over_bf16["linears"]
+    assert held <= BUDGET
+    assert held == pytest.approx(calibrated.allocation.bytes_over_bf16, abs=1e-9)
     for layer, nested in Bundle.load(bundle).nested.items():  # with the gains of matching in its scales
         for field in ("hi", "lo", "scale", "rows", "half", "half_rows"):
             assert torch.equal(getattr(nested, field), getattr(calibrated.nested[layer], field))
@@ -96,7 +97,8 @@ def test_every_recipe_keeps_its_budget_and_acts_as_it_was_measured(
 def test_what_lies_beside_the_codes_is_stored_as_it_is(
     checkpoint: Checkpoint, probe: Probe, steps: Steps, tmp_path: Path
 ) -> None:
-    calibrated = calibrate(probe, Recipe(smoothing=Smoothing.SMOOTHQUANT), BUDGET, steps, Bars())
+    recipe = Recipe(smoothing=Smoothing.SMOOTHQUANT)
+    calibrated = calibrate(measure(probe, recipe, steps, Bars()), recipe, BUDGET, Bars())
     hardest = {name: torch.full_like(tensor, -1 + 1e-5) for name, tensor in calibrated.beside.items()}
     held = Bundle.load(written(checkpoint, tmp_path / "out", replace(calibrated, beside=hardest)))
     for name, tensor in hardest.items():
@@ -113,7 +115,8 @@ def test_plans_name_both_precisions() -> None:
 def test_thresholds_are_changed_and_nothing_else(
     checkpoint: Checkpoint, probe: Probe, steps: Steps, tmp_path: Path
 ) -> None:
-    bundle = written(checkpoint, tmp_path / "out", calibrate(probe, RECIPES["rtn"], BUDGET, steps, Bars()))
+    calibrated = calibrate(measure(probe, RECIPES["rtn"], steps, Bars()), RECIPES["rtn"], BUDGET, Bars())
+    bundle = written(checkpoint, tmp_path / "out", calibrated)
     before = Manifest.load(bundle)
     assert before.calibration == HASH
     export.set_thresholds(bundle, (0.7, -1.0))

@@ -17,7 +17,7 @@ from vlaq_ros.calibrate.alignment import units
 from vlaq_ros.calibrate.exact import exact
 from vlaq_ros.calibrate.layout import Layout
 from vlaq_ros.calibrate.matching import Clip
-from vlaq_ros.calibrate.pipeline import Calibrated, calibrate
+from vlaq_ros.calibrate.pipeline import Calibrated, Measured, calibrate, measure
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.calibrate.recipes import RECIPES, Recipe, Smoothing
 from vlaq_ros.calibrate.steps import Steps
@@ -51,7 +51,7 @@ def follow(probe: Probe, steps: Steps) -> Callable[[Recipe, float], Calibrated]:
 
 
 def _follow(probe: Probe, steps: Steps, recipe: Recipe, budget: float) -> Calibrated:
-    return calibrate(probe, recipe, budget, steps, silent)
+    return calibrate(measure(probe, recipe, steps, silent), recipe, budget, silent)
 
 
 Follow = Callable[[Recipe, float], Calibrated]
@@ -95,25 +95,25 @@ def test_8_bits_are_nearer_than_4(follow: Follow) -> None:
 
 @pytest.mark.parametrize("smoothing", [Smoothing.SMOOTHQUANT, Smoothing.AWQ])
 def test_a_smoothed_network_acts_as_before_and_its_codes_are_others(
-    follow: Follow, probe: Probe, smoothing: Smoothing
+    follow: Follow, probe: Probe, steps: Steps, smoothing: Smoothing
 ) -> None:
-    smoothed = follow(Recipe(smoothing=smoothing), AT_8)
-    assert probe.nmse(probe.actions(smoothed.network)) < 1e-9
+    recipe = Recipe(smoothing=smoothing)
+    measured = measure(probe, recipe, steps, silent)
+    network, smoothed = measured.probe.network, calibrate(measured, recipe, AT_8, silent)
+    assert probe.nmse(probe.actions(network)) < 1e-9
     assert smoothed.nmse[0] < 3 * follow(Recipe(), AT_8).nmse[0]
     plain = layers(probe.network)
-    changed = [
-        name for name, layer in layers(smoothed.network).items() if not torch.equal(layer.weight, plain[name].weight)
-    ]
+    changed = [name for name, layer in layers(network).items() if not torch.equal(layer.weight, plain[name].weight)]
     assert changed
     assert smoothed.beside
     assert not smoothed.beside.keys() & {f"{name}.weight" for name in plain}
 
 
-def test_what_is_not_asked_for_is_not_there(follow: Follow, probe: Probe) -> None:
-    calibrated = follow(RECIPES["rtn"], AT_4)
-    assert calibrated.network is probe.network
-    assert (calibrated.beside, calibrated.sensitivity, calibrated.matchings) == ({}, None, ())
-    assert (calibrated.drifts, calibrated.predicted) == ((), None)
+def test_what_is_not_asked_for_is_not_there(probe: Probe, steps: Steps) -> None:
+    measured = measure(probe, RECIPES["rtn"], steps, silent)
+    assert measured == Measured(probe, {}, None, ())
+    calibrated = calibrate(measured, RECIPES["rtn"], AT_4, silent)
+    assert (calibrated.beside, calibrated.drifts, calibrated.matchings, calibrated.predicted) == ({}, (), (), None)
     assert list(calibrated.nested) == list(layers(probe.network))
 
 
@@ -190,21 +190,22 @@ def test_sensitivities_are_measured_once_for_all_budgets(
 
     monkeypatch.setattr(pipeline, "jacobian", counted)
     recipe = replace(RECIPES["channelwise"], feedback=False)
-    results = [calibrate(probe, recipe, budget, Steps(tmp_path), silent) for budget in (AT_4, AT_8, AT_4)]
+    before, now = (measure(probe, recipe, Steps(tmp_path), silent) for _ in range(2))
     assert len(calls) == 1
-    first, _, again = results
+    first, again = calibrate(before, recipe, AT_4, silent), calibrate(now, recipe, AT_4, silent)
     assert first.nmse == again.nmse
-    assert first.sensitivity is not None
-    assert again.sensitivity is not None
+    assert before.sensitivity is not None
+    assert now.sensitivity is not None
     for name, nested in first.nested.items():
-        assert torch.equal(first.sensitivity[name], again.sensitivity[name])
+        assert torch.equal(before.sensitivity[name], now.sensitivity[name])
         assert torch.equal(nested.hi, again.nested[name].hi)
         assert torch.equal(nested.scale, again.nested[name].scale)
 
 
-def test_the_most_sensitive_channels_are_measured_and_the_others_estimated(follow: Follow, probe: Probe) -> None:
+def test_the_most_sensitive_channels_are_measured_and_the_others_estimated(probe: Probe, steps: Steps) -> None:
     """On a policy with fewer observations than may be used, on all of them."""
-    estimated, found = pipeline.jacobian(probe, report=lambda _: None), follow(RECIPES["channelwise"], AT_4).sensitivity
+    estimated = pipeline.jacobian(probe, report=lambda _: None)
+    found = measure(probe, RECIPES["channelwise"], steps, silent).sensitivity
     assert found is not None
     at_4 = WIDTHS.index(4)
     least = torch.cat([each[at_4] for each in estimated.values()]).topk(pipeline.REFINED).values[-1]
@@ -231,13 +232,13 @@ def test_true_passes_take_observations_from_the_whole_buffer(
     def estimate(probe: Probe, report: Callable[[int], None]) -> dict[str, Tensor]:
         return {name: torch.ones(len(WIDTHS), linear.out_features) for name, linear in layers(probe.network).items()}
 
-    def measure(estimated: dict[str, Tensor], _: Probe, *, rows: Sequence[int], **__: object) -> dict[str, Tensor]:
+    def refine(estimated: dict[str, Tensor], _: Probe, *, rows: Sequence[int], **__: object) -> dict[str, Tensor]:
         passes.append(rows)
         return estimated
 
     monkeypatch.setattr(pipeline, "jacobian", estimate)
-    monkeypatch.setattr(pipeline, "refine", measure)
-    calibrate(probe, replace(RECIPES["channelwise"], feedback=False), AT_4, Steps(tmp_path), silent)
+    monkeypatch.setattr(pipeline, "refine", refine)
+    measure(probe, RECIPES["channelwise"], Steps(tmp_path), silent)
     (rows,) = passes
     assert len(rows) <= 32
     assert rows[0] == 0
@@ -267,9 +268,9 @@ def test_widths_by_drift_come_with_the_drifts(follow: Follow, probe: Probe) -> N
     ]
 
 
-def test_a_smoothed_networks_sensitivities_are_not_the_plain_ones(follow: Follow, steps: Steps) -> None:
-    smoothed = replace(RECIPES["layerwise"], feedback=False, smoothing=Smoothing.SMOOTHQUANT)
-    own, plain = follow(smoothed, AT_4).sensitivity, follow(RECIPES["layerwise"], AT_4).sensitivity
+def test_a_smoothed_networks_sensitivities_are_not_the_plain_ones(probe: Probe, steps: Steps) -> None:
+    smoothed = replace(RECIPES["layerwise"], smoothing=Smoothing.SMOOTHQUANT)
+    own, plain = (measure(probe, recipe, steps, silent).sensitivity for recipe in (smoothed, RECIPES["layerwise"]))
     assert own is not None
     assert plain is not None
     assert any(not torch.equal(own[name], plain[name]) for name in plain)

@@ -108,35 +108,38 @@ def drifts(probe: Probe, units: Sequence[str], width: int, report: Callable[[int
     ]
 
 
-def allocation(
-    probe: Probe, shapes: Mapping[str, torch.Size], budget: float, stage: Callable[[str, int], Callable[[int], None]]
-) -> tuple[Allocation, tuple[Drift, ...]]:
-    """Measure all layers of all towers with 8 and with 4 bits, and spend a budget by their drifts.
-
-    The error that is predicted is the sum of those that the units make by themselves.
+def measure(probe: Probe, stage: Callable[[str, int], Callable[[int], None]]) -> tuple[Drift, ...]:
+    """Measure all layers of all towers: every layer with 8 bits, then with 4.
 
     Args:
         probe: the network and its observations.
+        stage: for progress: takes a name and a number of observations.
+    """
+    names = units(probe.network)
+    count = len(names) * len(probe.teacher)
+    return tuple(
+        drift for width in (8, 4) for drift in drifts(probe, names, width, stage(f"drifts with {width} bits", count))
+    )
+
+
+def allocation(probe: Probe, measured: Sequence[Drift], shapes: Mapping[str, torch.Size], budget: float) -> Allocation:
+    """Spend a budget by drifts; the error that is predicted is the sum of those that the units make by themselves.
+
+    Args:
+        probe: the network and its observations.
+        measured: by `measure`.
         shapes: layer -> (O, K), of all quantized layers.
         budget: bytes of all these layers, as they are stored, over those in bf16.
-        stage: for progress: takes a name and a number of observations.
-
-    Returns:
-        The allocation, and what it follows from: every layer's drift with 8 bits, then with 4.
 
     Raises:
         BudgetError: as `allocate_by_drift` raises.
     """
-    names = units(probe.network)
-    measured = []
-    for width in (8, 4):
-        measured += drifts(probe, names, width, stage(f"drifts with {width} bits", len(names) * len(probe.teacher)))
     chosen = allocate_by_drift(measured, shapes, budget)
     widths = {name: torch.full(shape[:1], chosen[name]) for name, shape in shapes.items()}
     made = {name.rsplit(".", 1)[0]: width for name, width in chosen.items()}
     nmse = sum(drift.action_nmse for drift in measured if made[drift.unit] == drift.width)
     energy = float(probe.teacher.double().square().sum()) / len(probe.teacher)
-    return Allocation(widths, nmse * energy, over_bf16(shapes, widths)), tuple(measured)
+    return Allocation(widths, nmse * energy, over_bf16(shapes, widths))
 
 
 def allocate_by_drift(drifts: Iterable[Drift], shapes: Mapping[str, torch.Size], budget: float) -> dict[str, int]:

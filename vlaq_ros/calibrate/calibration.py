@@ -21,7 +21,7 @@ from vlaq_ros.calibrate.episodes import whole_episodes
 from vlaq_ros.calibrate.exact import cumulative, deviations, single_step
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import perturb
-from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Stage, calibrate
+from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Measured, Stage, calibrate, measure
 from vlaq_ros.calibrate.probe import Probe
 from vlaq_ros.calibrate.recipes import RECIPES, Estimator, Recipe
 from vlaq_ros.calibrate.report import write as write_report
@@ -134,11 +134,11 @@ def make(request: Request, stage: Stage) -> Facts:
     clock = _Clock(stage)
     work = request.out.with_name(f"{request.out.name}.work") / _identity(request, sha256)
     buffer = _buffer(request, checkpoint, work / "buffer.safetensors", clock)
-    steps, recipe = Steps(work), RECIPES[request.recipe]
-    probe = Probe.open(checkpoint, buffer)
-    calibrated = calibrate(probe, recipe, request.budget, steps, clock)
-    points = (_point(request.budget, calibrated), *_curve(probe, request, steps, clock))
-    checks = _checks(probe, calibrated, clock) if recipe.estimator is not Estimator.NONE else None
+    recipe = RECIPES[request.recipe]
+    measured = measure(Probe.open(checkpoint, buffer), recipe, Steps(work), clock)
+    calibrated = calibrate(measured, recipe, request.budget, clock)
+    points = (_point(request.budget, calibrated), *_curve(measured, request, clock))
+    checks = _checks(measured, clock) if recipe.estimator is not Estimator.NONE else None
 
     denoise_steps = request.denoise_steps or (checkpoint.spec.denoising_steps,) * len(NAMES)
     spec, dispatch = checkpoint.spec, None
@@ -219,13 +219,13 @@ def _buffer(request: Request, checkpoint: Checkpoint, path: Path, stage: Stage) 
     return buffer
 
 
-def _curve(probe: Probe, request: Request, steps: Steps, stage: Stage) -> tuple[Point, ...]:
+def _curve(measured: Measured, request: Request, stage: Stage) -> tuple[Point, ...]:
     """Follow the recipe at other budgets, as far as it can be followed there."""
     points = []
     for factor in _AROUND:
         budget = factor * request.budget
         try:
-            points.append(_point(budget, calibrate(probe, RECIPES[request.recipe], budget, steps, stage)))
+            points.append(_point(budget, calibrate(measured, RECIPES[request.recipe], budget, stage)))
         except BudgetError:
             continue
     return tuple(points)
@@ -235,9 +235,10 @@ def _point(budget: float, calibrated: Calibrated) -> Point:
     return Point(budget, calibrated.allocation.bytes_over_bf16, calibrated.predicted, calibrated.nmse)
 
 
-def _checks(probe: Probe, calibrated: Calibrated, stage: Stage) -> Checks:
+def _checks(measured: Measured, stage: Stage) -> Checks:
     """Hold the estimate against true passes, for channels from the most to the least sensitive of all."""
-    places, scores = at_4_bits(calibrated.sensitivity or {})
+    probe = measured.probe
+    places, scores = at_4_bits(measured.sensitivity or {})
     estimates = scores.numpy()
     spread = np.linspace(0, len(places) - 1, min(_CHECKED, len(places))).round().astype(int)
     chosen = np.argsort(estimates)[spread]

@@ -1,6 +1,7 @@
 """From a recipe and a budget to nested codes: the straight path that `vlaq calibrate` and the study walk.
 
-    smoothing -> sensitivities -> allocation -> moments -> codes -> matching
+    measure:    smoothing -> sensitivities or drifts            whatever the budget
+    calibrate:  allocation -> moments -> codes -> matching      for one budget
 
 Everything is measured on the network in full precision, or in full precision but for one part.
 """
@@ -42,13 +43,21 @@ Stage = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What a recipe has made of a network."""
+class Measured:
+    """What a recipe knows of a network before it spends a budget."""
 
-    network: PI0Network  # in full precision; smoothed, where the recipe smooths
+    probe: Probe  # of the network in full precision; smoothed, where the recipe smooths
     beside: dict[str, Tensor]  # parameters beside the codes that are not the checkpoint's, as `bundle.write` takes them
     sensitivity: dict[str, Tensor] | None  # layer -> [4, O]; None: the recipe asks for none
     drifts: tuple[Drift, ...]  # of every layer with 8 and with 4 bits; none where the recipe does not ask for them
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a recipe has made of a network under a budget."""
+
+    beside: dict[str, Tensor]  # as in `Measured`
+    drifts: tuple[Drift, ...]
     allocation: Allocation
     nested: dict[str, NestedWeight]
     matchings: tuple[Matching, ...]  # for every precision; none where the recipe does not match
@@ -56,28 +65,39 @@ class Calibrated:
     predicted: float | None  # the same at the finest, if parts err alike alone and together; None: no such estimate
 
 
-def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: Stage) -> Calibrated:
-    """Follow a recipe.
+def measure(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> Measured:
+    """Measure what a recipe asks for.
 
     Args:
         probe: of the checkpoint and the observations.
         recipe: of methods.
-        budget: bytes of the quantized linears, all precisions resident, over theirs in bf16.
         steps: what has been measured before, for this checkpoint and these observations.
+        stage: for progress.
+    """
+    beside: dict[str, Tensor] = {}
+    if recipe.smoothing is not Smoothing.NONE:
+        probe, beside = _smoothed(probe, recipe.smoothing, stage)
+    drifts = alignment.measure(probe, stage) if recipe.widths is Widths.DRIFT else ()
+    return Measured(probe, beside, _sensitivity(probe, recipe, steps, stage), drifts)
+
+
+def calibrate(measured: Measured, recipe: Recipe, budget: float, stage: Stage) -> Calibrated:
+    """Follow a recipe.
+
+    Args:
+        measured: by `measure`, for this recipe.
+        recipe: of methods.
+        budget: bytes of the quantized linears, all precisions resident, over theirs in bf16.
         stage: for progress.
 
     Raises:
         BudgetError: the recipe cannot reach the budget, or no plan can use it.
     """
-    beside: dict[str, Tensor] = {}
-    if recipe.smoothing is not Smoothing.NONE:
-        probe, beside = _smoothed(probe, recipe.smoothing, stage)
-    sensitivity = _sensitivity(probe, recipe, steps, stage)
-    drifts: tuple[Drift, ...] = ()
+    probe = measured.probe
     if recipe.widths is Widths.DRIFT:
-        allocation, drifts = alignment.allocation(probe, shapes(probe.network), budget, stage)
+        allocation = alignment.allocation(probe, measured.drifts, shapes(probe.network), budget)
     else:
-        allocation = _allocation(probe, recipe, budget, sensitivity)
+        allocation = _allocation(probe, recipe, budget, measured.sensitivity)
     nested = _codes(probe, recipe, allocation, stage)
     matchings: tuple[Matching, ...] = ()
     if recipe.matching:
@@ -88,7 +108,7 @@ def calibrate(probe: Probe, recipe: Recipe, budget: float, steps: Steps, stage: 
         nmse.append(probe.nmse(probe.actions(quantized(probe.network, nested, index, ACTIVATION_BITS))))
         report(1)
     predicted = _predicted(probe, recipe, allocation)
-    return Calibrated(probe.network, beside, sensitivity, drifts, allocation, nested, matchings, tuple(nmse), predicted)
+    return Calibrated(measured.beside, measured.drifts, allocation, nested, matchings, tuple(nmse), predicted)
 
 
 def _smoothed(probe: Probe, method: Smoothing, stage: Stage) -> tuple[Probe, dict[str, Tensor]]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from vlaq_ros.calibrate import export
 from vlaq_ros.calibrate.buffer import COUNT, Buffer
-from vlaq_ros.calibrate.pipeline import Stage, calibrate
+from vlaq_ros.calibrate.pipeline import Stage, calibrate, measure
 from vlaq_ros.calibrate.probe import Probe, layers
 from vlaq_ros.calibrate.recipes import RECIPES
 from vlaq_ros.calibrate.simulated import from_rollouts
@@ -116,14 +116,14 @@ class Workshop:
 
     def _make_bundle(self, probe: Probe, weights: Calibrated, stage: Stage) -> None:
         checkpoint, path = Checkpoint.open(self.model), self.bundle(weights)
-        calibrated = calibrate(
-            probe, RECIPES[weights.recipe], weights.budget, Steps(self.out / "steps"), _titled(stage, path.name)
-        )
+        recipe, titled = RECIPES[weights.recipe], _titled(stage, path.name)
+        measured = measure(probe, recipe, Steps(self.out / "steps"), titled)
+        calibrated = calibrate(measured, recipe, weights.budget, titled)
         partial = path.with_name(f"{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         spec = checkpoint.spec
         plans = export.plans([spec.denoising_steps] * 2, (spec.fine_threshold, 0.0))
-        report = stage(f"{path.name}: bundle", pi0.size(checkpoint.config))
+        report = titled("bundle", pi0.size(checkpoint.config))
         export.write(checkpoint, partial, calibrated, plans, calibration=probe.buffer.sha256, report=report)
         partial.rename(path)
 
