@@ -1,6 +1,6 @@
 """Every recipe on a pi0 of the public widths, with one layer in each tower, calibrated on a recording.
 
-VLAQ_TRUE_SIZE=1 python -m pytest --log-cli-level INFO test/test_calibrate_true_width.py
+VLAQ_TRUE_SIZE=1 python -m pytest -o faulthandler_timeout=0 --log-cli-level INFO test/test_calibrate_true_width.py
 """
 
 from __future__ import annotations
