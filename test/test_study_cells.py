@@ -16,7 +16,7 @@ def test_names_are_different_and_what_is_referred_to_is_there() -> None:
     assert len(set(NAMES)) == len(NAMES)
     used = {cell.against for cell in PLAN.cells if cell.against}
     used |= {name for claim in PLAN.claims for name in (claim.cell, claim.than)}
-    used |= {name for pair in PLAN.pairs for name in (pair.fine_cell, pair.coarse_cell)}
+    used |= {name for pair in PLAN.pairs for name in (pair.fine_cell, pair.coarse_cell, pair.between_cell)}
     assert used <= set(NAMES)
 
 
@@ -53,3 +53,12 @@ def test_claims_are_in_words() -> None:
     texts = [claim.text for claim in PLAN.claims]
     assert "methods/channelwise is not worse by 2% than full" in texts
     assert "switching/steps/dyq-50 is better than switching/steps/random-50" in texts
+    assert "switching/activations/dyq-50 is better than width/w4a4" in texts
+    assert "switching/steps/dyq-50 is better than steps/fine-4" in texts
+
+
+@pytest.mark.parametrize(
+    ("coarse", "between"), [((4, 3), "w4a4"), ((4, 4), "w4a4"), ((4, 2), "w4a4"), ((3, 8), "w3a8"), ((2, 4), "w3a4")]
+)
+def test_a_static_plan_between_two_costs_no_more_than_half_of_both(coarse: tuple[int, int], between: str) -> None:
+    assert plan(Emulated(*coarse)).pairs[0].between_cell == f"width/{between}"

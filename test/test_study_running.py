@@ -22,7 +22,7 @@ from vlaq_ros.study.variants import Calibrated, Emulated, Full, Mixed, Spread, V
 from vlaq_ros.study.workshop import Workshop
 
 FULL, COARSE = Variant(Full()), Variant(Emulated(2, 2), 1)
-PAIR = Pair("tiny", FULL, COARSE, "full", "coarse")
+PAIR = Pair("tiny", FULL, COARSE, "full", "coarse", "coarse")
 WEIGHTS = (Full(), Calibrated("rtn", 2.0), Calibrated("rtn", 2.0, "coarse"), Emulated(3, 4), Mixed(Spread.RANDOM, 3.0))
 
 

@@ -70,6 +70,7 @@ class Pair:
     coarse: Variant
     fine_cell: str
     coarse_cell: str
+    between_cell: str  # one answer to all chunks, for no more than switching costs with half of them coarse
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -120,8 +121,10 @@ def plan(coarse: Emulated) -> Plan:
             Variant(coarse),
             "width/w4a8",
             f"width/w{coarse.weight_bits}a{coarse.activation_bits}",
+            f"width/w{_between(WEIGHT_BITS, 4, coarse.weight_bits)}"
+            f"a{_between(ACTIVATION_BITS, 8, coarse.activation_bits)}",
         ),
-        Pair("steps", Variant(_SHIPPED), Variant(_SHIPPED, 1), f"methods/{DEFAULT}", "steps/fine-1"),
+        Pair("steps", Variant(_SHIPPED), Variant(_SHIPPED, 1), f"methods/{DEFAULT}", "steps/fine-1", "steps/fine-4"),
     )
     cells = (Cell(FULL_CELL, (Variant(Full()),)), *_methods(), *_widths(), *_mixed(), *_steps(), *_switching(pairs))
     return Plan(cells, pairs, _claims(pairs))
@@ -185,5 +188,10 @@ def _claims(pairs: Sequence[Pair]) -> tuple[Claim, ...]:
         *(Claim(f"mixed/channelwise-{mean:g}", f"mixed/layerwise-{mean:g}") for mean in MEAN_BITS),
         Claim("mixed/channelwise-3", "width/w3a8"),
         *(Claim(f"switching/{pair.name}/dyq-50", f"switching/{pair.name}/random-50") for pair in pairs),
-        Claim("switching/steps/dyq-50", "steps/fine-4"),  # half of the steps, as 8 and 1 on every other chunk
+        *(Claim(f"switching/{pair.name}/dyq-50", pair.between_cell) for pair in pairs),
     )
+
+
+def _between(ladder: Sequence[int], fine: int, coarse: int) -> int:
+    """Give the most bits of a ladder that are no more than the mean of two."""
+    return max(bits for bits in ladder if 2 * bits <= fine + coarse)
