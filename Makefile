@@ -16,7 +16,9 @@ help:
 demo: .venv/installed
 	.venv/bin/vlaq demo
 
+# ray is a quarter of a gigabyte that `vlaq study --ray` alone uses: it comes with the tests.
 test: lint
+	$(PIP) ray
 	.venv/bin/python -m pytest
 
 # torchao is only compared with; it stays out of .venv, for transformers would import it at every start.

@@ -19,7 +19,7 @@ from vlaq_ros.calibrate.layout import Layout
 from vlaq_ros.calibrate.matching import Clip
 from vlaq_ros.calibrate.pipeline import Calibrated, Measured, calibrate, measure
 from vlaq_ros.calibrate.probe import Probe, layers
-from vlaq_ros.calibrate.recipes import RECIPES, Recipe, Smoothing
+from vlaq_ros.calibrate.recipes import RECIPES, Feedback, Recipe, Smoothing
 from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.storage import WIDTHS, over_bf16
 from vlaq_ros.errors import BudgetError
@@ -109,9 +109,19 @@ def test_a_smoothed_network_acts_as_before_and_its_codes_are_others(
     assert not smoothed.beside.keys() & {f"{name}.weight" for name in plain}
 
 
+def test_guided_feedback_weighs_tokens_and_makes_other_codes(follow: Follow, probe: Probe, steps: Steps) -> None:
+    weights = measure(probe, RECIPES["guided"], steps, silent).token_weights
+    assert weights is not None
+    assert weights.keys() == layers(probe.network).keys()
+    plain, guided = follow(RECIPES["channelwise"], AT_4), follow(RECIPES["guided"], AT_4)
+    assert all(torch.equal(plain.allocation.widths[name], guided.allocation.widths[name]) for name in weights)
+    assert any(not torch.equal(plain.nested[name].hi, guided.nested[name].hi) for name in weights)
+    assert (steps.directory / "guidance-none.safetensors").is_file()
+
+
 def test_what_is_not_asked_for_is_not_there(probe: Probe, steps: Steps) -> None:
     measured = measure(probe, RECIPES["rtn"], steps, silent)
-    assert measured == Measured(probe, {}, None, ())
+    assert measured == Measured(probe, {}, None, (), None)
     calibrated = calibrate(measured, RECIPES["rtn"], AT_4, silent)
     assert (calibrated.beside, calibrated.drifts, calibrated.matchings, calibrated.predicted) == ({}, (), (), None)
     assert list(calibrated.nested) == list(layers(probe.network))
@@ -189,7 +199,7 @@ def test_sensitivities_are_measured_once_for_all_budgets(
         return jacobian(*arguments, report=report)
 
     monkeypatch.setattr(pipeline, "jacobian", counted)
-    recipe = replace(RECIPES["channelwise"], feedback=False)
+    recipe = replace(RECIPES["channelwise"], feedback=Feedback.NONE)
     before, now = (measure(probe, recipe, Steps(tmp_path), silent) for _ in range(2))
     assert len(calls) == 1
     first, again = calibrate(before, recipe, AT_4, silent), calibrate(now, recipe, AT_4, silent)
@@ -250,7 +260,7 @@ def test_the_prediction_is_the_error_of_the_weights_over_the_teachers_square(fol
     for name in ("channelwise", "qvla", "eaqvla"):
         calibrated = follow(RECIPES[name], AT_4)
         assert calibrated.predicted == pytest.approx(calibrated.allocation.predicted / energy, rel=1e-5)
-    rounded = follow(replace(RECIPES["layerwise"], feedback=False), AT_8)
+    rounded = follow(replace(RECIPES["layerwise"], feedback=Feedback.NONE), AT_8)
     assert rounded.predicted is not None
     assert rounded.nmse[0] / 10 < rounded.predicted < rounded.nmse[0] * 10
 

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 
 from vlaq_ros.calibrate.layout import Layout
-from vlaq_ros.calibrate.recipes import DEFAULT, RECIPES, Estimator, Recipe, Smoothing, Widths
+from vlaq_ros.calibrate.recipes import DEFAULT, RECIPES, Estimator, Feedback, Recipe, Smoothing, Widths
 
 
 def test_the_default_is_a_recipe_and_no_two_are_the_same() -> None:
@@ -25,7 +25,7 @@ def test_sensitivities_are_estimated_where_widths_are_chosen_by_them(recipe: Rec
 def test_the_papers_methods_are_as_the_papers_have_them() -> None:
     assert RECIPES["rtn"] == Recipe()
     for name in ("rtn", "smoothquant", "awq", "quantvla", "eaqvla", "qvla", "qvla-release"):
-        assert not RECIPES[name].feedback  # all of them round to nearest
+        assert RECIPES[name].feedback is Feedback.NONE  # all of them round to nearest
     assert RECIPES["smoothquant"].smoothing is Smoothing.SMOOTHQUANT
     assert RECIPES["awq"].smoothing is Smoothing.AWQ
     assert (RECIPES["quantvla"].layout, RECIPES["quantvla"].matching) == (Layout.SELECTIVE, True)

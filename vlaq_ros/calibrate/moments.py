@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -14,15 +14,18 @@ _BYTES = 1 << 30  # that the moments of one pass over the observations may take
 _LARGEST_DOUBLE = 4096  # features; wider moments would take gigabytes in float64
 
 
-def moments(probe: Probe, names: Iterable[str], report: Callable[[int], None]) -> Iterator[tuple[str, Tensor]]:
+def moments(
+    probe: Probe, names: Iterable[str], report: Callable[[int], None], weights: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Measure layer by layer, with as many passes over the observations as keep the memory within a bound.
 
-    A pass measures as many layers as fit into 1 GiB, at least one, and every token of every denoising step counts.
+    A pass measures as many layers as fit into 1 GiB, at least one; tokens of all denoising steps count.
 
     Args:
         probe: the network and its observations.
         names: of quantized linears.
         report: called with the number of layers done.
+        weights: of the tokens of these layers, as `guidance.token_weights` gives them; by default they count alike.
 
     Yields:
         A layer's name and [K', K'], the mean of x' x'^T over its rotated inputs: what `quant.rounding.feedback` takes.
@@ -30,15 +33,15 @@ def moments(probe: Probe, names: Iterable[str], report: Callable[[int], None]) -
     """
     linears = layers(probe.network)
     for group in _groups({name: linears[name].in_features for name in names}):
-        means = _means(probe, group)
+        means = _means(probe, group, weights)
         for name in group:
             block = block_size(len(means[name]))
             yield name, rotate(rotate(means.pop(name), block).T, block)
             report(1)
 
 
-def _means(probe: Probe, names: list[str]) -> dict[str, Tensor]:
-    """Give the mean of x x^T over all tokens x of every layer: [K, K]."""
+def _means(probe: Probe, names: list[str], weights: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Give the weighted mean of x x^T over all tokens x of every layer: [K, K]."""
     sums: dict[str, Tensor] = {}
     tokens = dict.fromkeys(names, 0)
 
@@ -46,12 +49,14 @@ def _means(probe: Probe, names: list[str]) -> dict[str, Tensor]:
         flat = x.flatten(0, -2).float()
         if name not in sums:
             sums[name] = torch.zeros(flat.shape[1], flat.shape[1], dtype=_dtype(flat.shape[1]), device=flat.device)
-        sums[name] += flat.T @ flat
-        tokens[name] += len(flat)
+        first, tokens[name] = tokens[name], tokens[name] + len(flat)
+        weighted = flat if weights is None else flat * weights[name][first : tokens[name], None]
+        sums[name] += weighted.T @ flat
 
     with watching(probe.network, names, add):
         probe.actions(probe.network)
-    return {name: sums[name] / tokens[name] for name in names}
+    totals = tokens if weights is None else {name: float(weights[name].double().sum()) for name in names}
+    return {name: sums[name] / totals[name] for name in names}
 
 
 def _groups(features: dict[str, int]) -> Iterator[list[str]]:

@@ -1,6 +1,6 @@
 """From a recipe and a budget to nested codes: the straight path that `vlaq calibrate` and the study walk.
 
-    measure:    smoothing -> sensitivities or drifts            whatever the budget
+    measure:    smoothing -> sensitivities or drifts, guidance  whatever the budget
     calibrate:  allocation -> moments -> codes -> matching      for one budget
 
 Everything is measured on the network in full precision, or in full precision but for one part.
@@ -18,11 +18,12 @@ from torch import Tensor
 from vlaq_ros.calibrate import alignment, allocate, matching, smoothing
 from vlaq_ros.calibrate.alignment import Drift
 from vlaq_ros.calibrate.allocate import Allocation, Budget
+from vlaq_ros.calibrate.guidance import token_weights
 from vlaq_ros.calibrate.hessian import hessian
 from vlaq_ros.calibrate.matching import Matching
 from vlaq_ros.calibrate.moments import moments
 from vlaq_ros.calibrate.probe import Probe, layers, shapes
-from vlaq_ros.calibrate.recipes import Estimator, Recipe, Smoothing, Widths
+from vlaq_ros.calibrate.recipes import Estimator, Feedback, Recipe, Smoothing, Widths
 from vlaq_ros.calibrate.sensitivity import jacobian, refine
 from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.storage import WIDTHS
@@ -50,6 +51,7 @@ class Measured:
     beside: dict[str, Tensor]  # parameters beside the codes that are not the checkpoint's, as `bundle.write` takes them
     sensitivity: dict[str, Tensor] | None  # layer -> [4, O]; None: the recipe asks for none
     drifts: tuple[Drift, ...]  # of every layer with 8 and with 4 bits; none where the recipe does not ask for them
+    token_weights: dict[str, Tensor] | None  # layer -> [n]; None: tokens count alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ def measure(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> Measure
     if recipe.smoothing is not Smoothing.NONE:
         probe, beside = _smoothed(probe, recipe.smoothing, stage)
     drifts = alignment.measure(probe, stage) if recipe.widths is Widths.DRIFT else ()
-    return Measured(probe, beside, _sensitivity(probe, recipe, steps, stage), drifts)
+    sensitivity = _sensitivity(probe, recipe, steps, stage)
+    return Measured(probe, beside, sensitivity, drifts, _token_weights(probe, recipe, steps, stage))
 
 
 def calibrate(measured: Measured, recipe: Recipe, budget: float, stage: Stage) -> Calibrated:
@@ -98,7 +101,7 @@ def calibrate(measured: Measured, recipe: Recipe, budget: float, stage: Stage) -
         allocation = alignment.allocation(probe, measured.drifts, shapes(probe.network), budget)
     else:
         allocation = _allocation(probe, recipe, budget, measured.sensitivity)
-    nested = _codes(probe, recipe, allocation, stage)
+    nested = _codes(measured, recipe, allocation, stage)
     matchings: tuple[Matching, ...] = ()
     if recipe.matching:
         nested, matchings = _matched(probe, nested, stage)
@@ -131,6 +134,15 @@ def _sensitivity(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> di
     if recipe.estimator is Estimator.HESSIAN:
         return steps.take(name, lambda: hessian(probe, stage("sensitivities: hessian", len(layers(probe.network)))))
     return None
+
+
+def _token_weights(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> dict[str, Tensor] | None:
+    if recipe.feedback is not Feedback.GUIDED:
+        return None
+    return steps.take(
+        f"guidance-{recipe.smoothing}",
+        lambda: token_weights(probe, report=stage("what tokens do to the actions", len(probe.teacher))),
+    )
 
 
 def _refined(probe: Probe, stage: Stage) -> dict[str, Tensor]:
@@ -186,13 +198,15 @@ def _predicted(probe: Probe, recipe: Recipe, allocation: Allocation) -> float | 
     return allocation.predicted * len(probe.teacher) / float(probe.teacher.double().square().sum())
 
 
-def _codes(probe: Probe, recipe: Recipe, allocation: Allocation, stage: Stage) -> dict[str, NestedWeight]:
+def _codes(measured: Measured, recipe: Recipe, allocation: Allocation, stage: Stage) -> dict[str, NestedWeight]:
+    probe = measured.probe
     linears = layers(probe.network)
     widths = {name: allocate.precisions(finest) for name, finest in allocation.widths.items()}
     nested = {}
-    coded = [name for name in linears if recipe.feedback and (allocation.widths[name] < max(WIDTHS)).any()]
-    if coded:
-        for name, moment in moments(probe, coded, stage("codes with feedback", len(coded))):
+    coded = [name for name in linears if (allocation.widths[name] < max(WIDTHS)).any()]
+    if recipe.feedback is not Feedback.NONE and coded:
+        report = stage("codes with feedback", len(coded))
+        for name, moment in moments(probe, coded, report, measured.token_weights):
             nested[name] = quantize(linears[name].weight, widths[name], feedback(moment))
     report = stage("codes", len(linears))
     for name, linear in linears.items():

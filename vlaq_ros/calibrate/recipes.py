@@ -1,8 +1,8 @@
 """Recipes: which method decides what, by name.
 
 What a paper decided is named after it and rounds to nearest, as it did; where a paper leaves two readings, each has a
-name. `channelwise` and what follows it are ours: QVLA's sensitivities, spent by true bytes, with codes that make up for
-each other's errors. docs/study.md says how they compare and why the default is the default.
+name. From `layerwise` on they are ours: QVLA's sensitivities, spent by true bytes, with codes that make up for each
+other's errors. docs/study.md says how they compare and why the default is the default.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ class Widths(StrEnum):
     DRIFT = "drift"  # EaqVLA-like
 
 
+class Feedback(StrEnum):
+    """For whose sake codes make up for each other's errors."""
+
+    NONE = "none"  # codes are the nearest
+    PLAIN = "plain"  # the layer's output, all tokens alike: GPTQ
+    GUIDED = "guided"  # its output, tokens by what they do to the actions
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a policy is calibrated."""
@@ -47,7 +55,7 @@ class Recipe:
     widths: Widths = Widths.UNIFORM
     estimator: Estimator = Estimator.NONE
     in_bits: bool = False  # the budget is spent by mean bits of channels, as in QVLA, and not by bytes
-    feedback: bool = False  # codes make up for each other's errors (GPTQ), else they are the nearest
+    feedback: Feedback = Feedback.NONE
     smoothing: Smoothing = Smoothing.NONE
     layout: Layout = Layout.ALL
     matching: bool = False  # attention temperature and output heads (QuantVLA)
@@ -55,15 +63,18 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "rtn": Recipe(),
-    "gptq": Recipe(feedback=True),
+    "gptq": Recipe(feedback=Feedback.PLAIN),
     "smoothquant": Recipe(smoothing=Smoothing.SMOOTHQUANT),
     "awq": Recipe(smoothing=Smoothing.AWQ),
     "quantvla": Recipe(layout=Layout.SELECTIVE, matching=True),
     "eaqvla": Recipe(widths=Widths.DRIFT),
     "qvla": Recipe(widths=Widths.STAGED, estimator=Estimator.JACOBIAN, in_bits=True),
     "qvla-release": Recipe(widths=Widths.QUEUE, estimator=Estimator.HESSIAN, in_bits=True),
-    "layerwise": Recipe(widths=Widths.LAYERWISE, estimator=Estimator.JACOBIAN, feedback=True),
-    "channelwise": Recipe(widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=True),
-    "channelwise+matching": Recipe(widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=True, matching=True),
+    "layerwise": Recipe(widths=Widths.LAYERWISE, estimator=Estimator.JACOBIAN, feedback=Feedback.PLAIN),
+    "channelwise": Recipe(widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=Feedback.PLAIN),
+    "channelwise+matching": Recipe(
+        widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=Feedback.PLAIN, matching=True
+    ),
+    "guided": Recipe(widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=Feedback.GUIDED),
 }
 DEFAULT = "channelwise"

@@ -62,7 +62,7 @@ def jacobian(
     sums: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
     for batch in probe.batches:
-        actions, inputs, outputs = _record(probe, batch)
+        actions, inputs, outputs = recorded(probe, batch)
         shifts = {}  # what rounding does to the outputs: [B, tokens, O] for every width
         for name, linear in linears.items():
             x = _by_observation(inputs.pop(name), len(actions))
@@ -78,8 +78,8 @@ def jacobian(
     return {name: total / (probes * len(probe.teacher)) for name, total in sums.items()}
 
 
-def _record(probe: Probe, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, list[Tensor]]]:
-    """Give the actions [B, T, A], and layer by layer what went in and came out of every call."""
+def recorded(probe: Probe, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Give the actions [B, T, A] for autograd, and layer by layer what went in and came out of every call."""
     inputs: dict[str, list[Tensor]] = defaultdict(list)
     outputs: dict[str, list[Tensor]] = defaultdict(list)
 

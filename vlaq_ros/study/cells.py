@@ -14,7 +14,7 @@ from vlaq_ros.study.variants import Calibrated, Emulated, Full, Mixed, Spread, V
 BUDGET = 0.305  # of the methods that can reach it
 EQUAL = (
     *("rtn", "gptq", "smoothquant", "awq", "eaqvla", "qvla", "qvla-release"),
-    *("layerwise", "channelwise", "channelwise+matching"),
+    *("layerwise", "channelwise", "channelwise+matching", "guided"),
 )
 OWN_BUDGETS = {"uniform8": ("rtn", 0.53), "quantvla": ("quantvla", 0.60)}  # whose layouts need more
 WEIGHT_BITS, ACTIVATION_BITS = (4, 3, 2), (16, 8, 4, 3, 2)
