@@ -57,7 +57,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     measured = {
         "full": {"nmse": 0.0, "linears": 2.0, "all": 2.0, "chunk_ms": 20.0},
         "channelwise_0.305 fine": {"nmse": 0.0123, "linears": 0.3049, "all": 0.41, "chunk_ms": 10.5},
-        "channelwise_0.305 fine, 4 steps": {"nmse": 0.02, "linears": 0.3049, "all": 0.41, "chunk_ms": 8.0},
+        "guided_0.305 fine, 4 steps": {"nmse": 0.02, "linears": 0.3049, "all": 0.41, "chunk_ms": 8.0},
         "emulated w4a3": {"nmse": 0.25},
     }
     (directory / "variants.json").write_text(json.dumps({"machine": {"name": "a CPU"}, "variants": measured}))

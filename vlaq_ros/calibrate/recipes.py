@@ -77,4 +77,4 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "guided": Recipe(widths=Widths.QUEUE, estimator=Estimator.JACOBIAN, feedback=Feedback.GUIDED),
 }
-DEFAULT = "channelwise"
+DEFAULT = "guided"

@@ -182,7 +182,9 @@ def _switching(pairs: Sequence[Pair]) -> list[Cell]:
 
 def _claims(pairs: Sequence[Pair]) -> tuple[Claim, ...]:
     return (
-        Claim(f"methods/{DEFAULT}", FULL_CELL, MARGIN),
+        Claim("methods/guided", FULL_CELL, MARGIN),
+        Claim("methods/channelwise", FULL_CELL, MARGIN),
+        Claim("methods/guided", "methods/channelwise"),
         Claim("methods/channelwise", "methods/layerwise"),
         Claim("methods/channelwise", "methods/rtn"),
         *(Claim(f"mixed/channelwise-{mean:g}", f"mixed/layerwise-{mean:g}") for mean in MEAN_BITS),
