@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from vlaq_ros.calibrate import probe as probe_module
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.probe import BATCH, Probe, layers, watching
 from vlaq_ros.datatypes import Observation
@@ -120,3 +121,13 @@ def test_every_attention_is_seen_and_nothing_changes(probe: Probe) -> None:
     masks = [mask for tower, _, mask in seen if tower == "expert"]
     assert all(mask is not None and not mask[0, -1] for mask in masks[:depth])  # the state sees no action
     assert masks[depth:] == [None] * (len(masks) - depth)
+
+
+def test_large_activations_make_small_batches(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    buffer = buffer_of(checkpoint, 4)
+    whole = Probe.open(checkpoint, buffer)
+    monkeypatch.setattr(probe_module, "_BYTES", 1)
+    single = Probe.open(checkpoint, buffer)
+    assert sorted(batch.rows for batch in single.batches) == [(0,), (1,), (2,), (3,)]
+    torch.testing.assert_close(single.teacher, whole.teacher, rtol=1e-4, atol=1e-5)

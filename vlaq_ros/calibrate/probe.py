@@ -23,7 +23,8 @@ from vlaq_ros.policy.pi0 import PI0Network
 from vlaq_ros.policy.sampler import Sampler
 from vlaq_ros.policy.spec import PolicySpec
 
-BATCH = 16  # observations at a time: bounds what activations take
+BATCH = 16  # observations at a time, at most
+_BYTES = 2 << 30  # of the outputs of quantized layers in one pass; a graph for gradients holds several times that
 Watch = Callable[[str, Tensor, Tensor], None]
 
 
@@ -56,7 +57,7 @@ class Probe:
         config, spec: of the checkpoint.
         network: in full precision; its parameters ask for no gradients.
         buffer: of N observations.
-        batches: of the buffer, at most `BATCH` observations each.
+        batches: of the buffer, at most `BATCH` observations each, fewer where activations are large, at least one.
         steps: of the flow.
     """
 
@@ -167,10 +168,12 @@ def _batches(encoder: Encoder, buffer: Buffer, network: PI0Network) -> list[Batc
     for row, observation in enumerate(buffer.observations):
         alike[len(encoder.prompt(observation))].append(row)
     device = network.projector.weight.device
+    outputs = sum(linear.out_features for linear in layers(network).values())
     batches = []
     for tokens, rows in alike.items():
-        for first in range(0, len(rows), BATCH):
-            part = rows[first : first + BATCH]
+        size = min(BATCH, max(1, _BYTES // (4 * outputs * tokens)))
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
             with torch.no_grad():
                 encoded = encoder([buffer.observations[row] for row in part])
             noise = torch.tensor(buffer.noise[part], dtype=torch.float32, device=device)
