@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,12 @@ class Difference:
         return lower_bound95(self.comparison, self.n)
 
     @property
+    def upper_bound(self) -> float:
+        """One-sided 95 % upper bound."""
+        first, second = self.comparison.only_first, self.comparison.only_second
+        return -lower_bound95(replace(self.comparison, only_first=second, only_second=first), self.n)
+
+    @property
     def discordance(self) -> float:
         """Share of episodes on which they differ."""
         return (self.comparison.only_first + self.comparison.only_second) / self.n
@@ -84,6 +90,10 @@ class Line:
         """Share of the chunks that the second variant answered."""
         chunks = np.array([row.chunks for row in self.rows.values()])
         return float(chunks[:, 1:].sum() / chunks.sum())
+
+    def on(self, numbers: Collection[int]) -> Line:
+        """Keep the episodes with these numbers alone."""
+        return Line(self.cell, {number: row for number, row in self.rows.items() if number in numbers})
 
     def against(self, other: Line) -> Difference:
         """Compare on the same seeds; there must be one."""
@@ -189,6 +199,12 @@ def read(plan: Plan, out: Path) -> Study:
         measured["variants"],
         measured["machine"],
     )
+
+
+def alike(lines: Sequence[Line]) -> list[Line]:
+    """Keep the episodes that all lines have, so that their rates can be held against each other."""
+    shared = frozenset.intersection(*(frozenset(line.rows) for line in lines))
+    return [line.on(shared) for line in lines]
 
 
 def _rate(rows: list[Row]) -> Rate:

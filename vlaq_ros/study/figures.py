@@ -1,4 +1,4 @@
-"""Figures of the study: success with 95 % intervals against what was changed."""
+"""Figures of the study: success against what was changed, with intervals, and on the same seeds within a figure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from vlaq_ros.calibrate.figures import FAINT, INK, STYLE
 from vlaq_ros.evaluate.report import PALETTE
-from vlaq_ros.study.analysis import Line, Rate, Study
-from vlaq_ros.study.cells import ACTIVATION_BITS, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
+from vlaq_ros.study.analysis import Line, Rate, Study, alike
+from vlaq_ros.study.cells import ACTIVATION_BITS, MARGIN, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
+from vlaq_ros.study.variants import Emulated, Variant, Weights
 
 COLOURS = (*PALETTE, "#56B4E9")
 MARKERS = "osD^v"
@@ -39,21 +40,24 @@ def _figure(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure
 
 
 def _methods(study: Study) -> Figure | None:
-    lines = sorted(study.group("methods"), key=lambda line: line.rate.value)
-    if not lines:
+    compared = [(line, line.against(study.full)) for line in study.group("methods")]
+    if not compared:
         return None
-    figure, (axes,) = _figure(7.5, 1.2 + 0.28 * len(lines))
-    _band(axes, study.full.rate, vertical=True)
-    for row, line in enumerate(lines):
+    compared.sort(key=lambda pair: pair[1].value)
+    figure, (axes,) = _figure(7.5, 1.4 + 0.28 * len(compared))
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.axvline(-100 * MARGIN, color=INK, linewidth=1, linestyle="--")
+    for row, (line, difference) in enumerate(compared):
         own = line.cell.name.partition("/")[2] in OWN_BUDGETS
-        low, high = line.rate.interval
-        axes.plot([100 * low, 100 * high], [row, row], color=COLOURS[1 if own else 0], linewidth=2)
-        axes.plot(100 * line.rate.value, row, "D" if own else "o", color=COLOURS[1 if own else 0])
-    axes.set_ylim(-0.6, len(lines) - 0.4)
-    axes.set_yticks(range(len(lines)), [_labelled(study, line) for line in lines])
+        ends = [100 * difference.bound, 100 * difference.upper_bound]
+        axes.plot(ends, [row, row], color=COLOURS[1 if own else 0], linewidth=2)
+        axes.plot(100 * difference.value, row, "D" if own else "o", color=COLOURS[1 if own else 0])
+    axes.set_ylim(-0.6, len(compared) - 0.4)
+    axes.set_yticks(range(len(compared)), [_labelled(study, line) for line, _ in compared])
     axes.set(
-        xlabel="success, % (Wilson 95 %); the line is full precision",
-        title="Methods (bytes over bf16); diamonds: more bytes",
+        xlabel="success less that of full precision on the same seeds, points\n"
+        f"(one-sided 95 % bounds to either side; dashed: the margin of {100 * MARGIN:g} points)",
+        title="Methods (bytes over bf16; episodes); diamonds: more bytes",
     )
     return figure
 
@@ -61,15 +65,17 @@ def _methods(study: Study) -> Figure | None:
 def _labelled(study: Study, line: Line) -> str:
     name = line.cell.name.partition("/")[2]
     held = study.measured.get(line.cell.variants[0].name, {}).get("linears")
-    return name if held is None else f"{name} ({held:.3f})"
+    facts = [*([] if held is None else [f"{held:.3f}"]), str(line.rate.n)]
+    return f"{name} ({'; '.join(facts)})"
 
 
 def _widths(study: Study) -> Figure | None:
-    lines = {line.cell.name: line for line in study.group("width")}
-    if not lines:
+    if not study.group("width"):
         return None
+    full, *found_lines = alike([study.full, *study.group("width")])
+    lines = {line.cell.name: line for line in found_lines}
     figure, (axes,) = _figure(6.5, 3.6)
-    _band(axes, study.full.rate)
+    _band(axes, full.rate)
     for index, weight in enumerate(WEIGHT_BITS):
         found = [(k, lines.get(f"width/w{weight}a{bits}")) for k, bits in enumerate(ACTIVATION_BITS)]
         points = [(k + 0.08 * (index - 1), line.rate) for k, line in found if line is not None]
@@ -87,15 +93,22 @@ def _switching(study: Study) -> Figure | None:
         return None
     figure, columns = _figure(1 + 5 * len(pairs), 4.2, len(pairs))
     for axes, pair in zip(columns, pairs, strict=True):
-        ends = [study.lines[name].rate for name in (pair.fine_cell, pair.coarse_cell) if name in study.lines]
+        alone = {name: share for name, share in _alone(study, pair).items() if name in study.lines}
+        lines = alike([*(study.lines[name] for name in alone), *_of_pair(study, pair)])
+        static, switched = lines[: len(alone)], lines[len(alone) :]
+        ends = [line.rate.value for line in static if line.cell.name in (pair.fine_cell, pair.coarse_cell)]
         if len(ends) == 2:
-            axes.plot([0, 1], [100 * rate.value for rate in ends], ":", color=INK, label="mixture of its ends")
-        for share, rate in (*enumerate(ends), *_between(study, pair)):
-            _point(axes, share, rate, INK, "*")
-        axes.plot([], [], "*", color=INK, label="one variant for all chunks")
+            axes.plot([0, 1], [100 * rate for rate in ends], ":", color=INK, label="mixture of its ends")
+        for line in static:
+            _point(axes, alone[line.cell.name], line.rate, INK, "*")
+        axes.plot([], [], "*", color=INK, label="one answer for all chunks")
         for index, rule in enumerate(Rule):
-            lines = [line for line in _of_pair(study, pair) if line.cell.switch and line.cell.switch.rule is rule]
-            _series(axes, sorted(((line.coarse_share, line.rate) for line in lines), key=_first), index, rule)
+            points = [
+                (line.coarse_share, line.rate)
+                for line in switched
+                if line.cell.switch and line.cell.switch.rule is rule
+            ]
+            _series(axes, sorted(points, key=_first), index, rule)
         axes.set(xlabel="share of coarse chunks, measured", xlim=(-0.04, 1.04))
         axes.set_title(f"{pair.fine.name} / {pair.coarse.name}", fontsize=8.5)
     columns[0].set_ylabel("success, % (Wilson 95 %)")
@@ -103,30 +116,44 @@ def _switching(study: Study) -> Figure | None:
     return figure
 
 
-def _between(study: Study, pair: Pair) -> list[tuple[float, Rate]]:
-    """Fewer steps for all chunks, at the share of coarse ones that costs the same; none where steps are no knob."""
-    least, most = pair.coarse.denoise_steps, pair.fine.denoise_steps or study.steps
-    if least is None:
-        return []
-    placed = []
-    for line in study.group("steps"):
+def _alone(study: Study, pair: Pair) -> dict[str, float]:
+    """Name the cells of one answer for all chunks, each with the share of coarse chunks that would cost the same.
+
+    The cost is a chunk's number of steps; of emulated pairs, the bits of a weight times those of an activation.
+    """
+
+    def cost(variant: Variant) -> int:
+        if isinstance(variant.weights, Emulated):
+            return variant.weights.weight_bits * variant.weights.activation_bits
+        return variant.denoise_steps or study.steps
+
+    def related(weights: Weights) -> bool:
+        if isinstance(weights, Emulated) and isinstance(pair.fine.weights, Emulated):
+            return weights.weight_bits == pair.fine.weights.weight_bits
+        return weights == pair.fine.weights
+
+    most, least = cost(pair.fine), cost(pair.coarse)
+    placed = {pair.fine_cell: 0.0, pair.coarse_cell: 1.0}
+    for line in (*study.group("width"), *study.group("steps")):
         (variant,) = line.cell.variants
-        steps = variant.denoise_steps
-        if variant.weights == pair.fine.weights and steps is not None and least < steps < most:
-            placed.append(((most - steps) / (most - least), line.rate))
+        if related(variant.weights) and least < cost(variant) < most:
+            placed[line.cell.name] = (most - cost(variant)) / (most - least)
     return placed
 
 
 def _frontier(study: Study) -> Figure | None:
     knobs = {line.cell.variants[0].weights for line in study.group("steps")}
-    timed: dict[str, list[tuple[float, Line]]] = {}
-    for line in (study.full, *study.group("methods"), *study.group("steps")):
-        (variant,) = line.cell.variants
-        known = study.measured.get(variant.name, {})
-        if variant.weights in knobs and "chunk_ms" in known:
-            timed.setdefault(variant.weights.name, []).append((known["chunk_ms"], line))
-    if not timed:
+    lines = [
+        line
+        for line in (study.full, *study.group("methods"), *study.group("steps"))
+        if line.cell.variants[0].weights in knobs and "chunk_ms" in study.measured.get(line.cell.variants[0].name, {})
+    ]
+    if not lines:
         return None
+    timed: dict[str, list[tuple[float, Line]]] = {}
+    for line in alike(lines):
+        (variant,) = line.cell.variants
+        timed.setdefault(variant.weights.name, []).append((study.measured[variant.name]["chunk_ms"], line))
     figure, (axes,) = _figure(6.5, 3.8)
     for index, (name, points) in enumerate(timed.items()):
         points.sort(key=_first)
@@ -166,12 +193,11 @@ def _point(axes: Axes, x: float, rate: Rate, colour: str, marker: str) -> None:
     axes.plot(x, 100 * rate.value, marker, color=colour)
 
 
-def _band(axes: Axes, rate: Rate, *, vertical: bool = False) -> None:
+def _band(axes: Axes, rate: Rate) -> None:
     """Shade the interval of full precision."""
     low, high = rate.interval
-    line, span = (axes.axvline, axes.axvspan) if vertical else (axes.axhline, axes.axhspan)
-    span(100 * low, 100 * high, color=FAINT, zorder=0)
-    line(100 * rate.value, color=INK, linewidth=1, zorder=1)
+    axes.axhspan(100 * low, 100 * high, color=FAINT, zorder=0)
+    axes.axhline(100 * rate.value, color=INK, linewidth=1, zorder=1)
 
 
 def _first(point: tuple[float, object]) -> float:
