@@ -13,9 +13,10 @@ import torch
 from test_probe import buffer_of
 from torch import Tensor, nn
 
+from vlaq_ros.calibrate import exact as exact_module
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.correlation import rank_correlation
-from vlaq_ros.calibrate.exact import cumulative, deviations, exact
+from vlaq_ros.calibrate.exact import cumulative, deviations, exact, spread
 from vlaq_ros.calibrate.hessian import hessian
 from vlaq_ros.calibrate.noise import noise
 from vlaq_ros.calibrate.probe import Probe, layers
@@ -222,3 +223,12 @@ def _simulated(checkpoint: Checkpoint, count: int) -> Buffer:
         state, _ = robot.joint_state()
         observations.append(Observation(0, robot.images(), robot.joint_names, state, robot.instruction))
     return Buffer.fill(observations, [""] * count, checkpoint.config, 0, "first frames")
+
+
+@pytest.mark.parametrize(("weights", "expected"), [(10**9, [0, 2, 4]), (1, [0, 3]), (0, [0, 3])])
+def test_passes_of_a_large_network_take_fewer_observations(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, weights: int, expected: list[int]
+) -> None:
+    checkpoint = Checkpoint.open(tiny_checkpoint)
+    monkeypatch.setattr(exact_module, "_WEIGHTS", weights)
+    assert list(spread(Probe.open(checkpoint, buffer_of(checkpoint, 6)), 3)) == expected

@@ -18,7 +18,7 @@ from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.correlation import Correlation, rank_correlation
 from vlaq_ros.calibrate.data import open_data
 from vlaq_ros.calibrate.episodes import whole_episodes
-from vlaq_ros.calibrate.exact import cumulative, deviations, single_step
+from vlaq_ros.calibrate.exact import cumulative, deviations, single_step, spread
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import perturb
 from vlaq_ros.calibrate.pipeline import NAMES, Calibrated, Measured, Stage, calibrate, measure
@@ -46,7 +46,7 @@ FIRST_SEED = 600_000  # of the episodes that chunks are injected into
 WHOLE = 5  # whole episodes at each precision, for every episode that chunks are injected into
 WHOLE_SEED = 700_000
 _AROUND = (0.85, 1.25, 1.6, 2.0)  # budgets beside the chosen one, that the report compares
-_CHECKED, _CHECKED_ON = 40, 16  # channels whose sensitivity is measured by true passes, and on how many observations
+_CHECKED, _CHECKED_ON = 40, 16  # channels measured by true passes, and the most observations that a pass takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +240,9 @@ def _checks(measured: Measured, stage: Stage) -> Checks:
     probe = measured.probe
     places, scores = at_4_bits(measured.sensitivity or {})
     estimates = scores.numpy()
-    spread = np.linspace(0, len(places) - 1, min(_CHECKED, len(places))).round().astype(int)
-    chosen = np.argsort(estimates)[spread]
-    rows = range(min(_CHECKED_ON, len(probe.buffer.observations)))
+    ranks = np.linspace(0, len(places) - 1, min(_CHECKED, len(places))).round().astype(int)
+    chosen = np.argsort(estimates)[ranks]
+    rows = spread(probe, _CHECKED_ON)
     report = stage("sensitivities: true passes", len(chosen))
     exact, summed = [], []
     for index in chosen:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from vlaq_ros.calibrate.noise import noise
-from vlaq_ros.calibrate.probe import Probe, layers
+from vlaq_ros.calibrate.probe import Probe, layers, shapes
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.students import student
+
+_WEIGHTS = 140_000_000  # times observations that a pass may take: those of large policies would be days
+
+
+def spread(probe: Probe, most: int) -> range:
+    """Choose observations for passes, from the whole buffer: at most so many, and fewer of a large network."""
+    count, weights = len(probe.buffer.observations), sum(shape.numel() for shape in shapes(probe.network).values())
+    kept = min(most, max(2, _WEIGHTS // weights))
+    return range(0, count, math.ceil(count / kept))
 
 
 def deviations(

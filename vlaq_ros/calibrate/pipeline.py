@@ -8,7 +8,6 @@ Everything is measured on the network in full precision, or in full precision bu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from vlaq_ros.calibrate import alignment, allocate, matching, smoothing
 from vlaq_ros.calibrate.alignment import Drift
 from vlaq_ros.calibrate.allocate import Allocation, Budget
+from vlaq_ros.calibrate.exact import spread
 from vlaq_ros.calibrate.guidance import token_weights
 from vlaq_ros.calibrate.hessian import hessian
 from vlaq_ros.calibrate.matching import Matching
@@ -147,13 +147,10 @@ def _token_weights(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> 
 
 def _refined(probe: Probe, stage: Stage) -> dict[str, Tensor]:
     """Estimate all sensitivities, and measure those that matter most, on observations from the whole buffer."""
-    count = len(probe.teacher)
-    estimated = jacobian(probe, report=stage("sensitivities: jacobian", count))
+    estimated = jacobian(probe, report=stage("sensitivities: jacobian", len(probe.teacher)))
     channels = min(REFINED, sum(each.shape[1] for each in estimated.values()))
     report = stage("sensitivities: most sensitive channels", 2 * channels)
-    return refine(
-        estimated, probe, channels=channels, rows=range(0, count, math.ceil(count / _REFINED_ON)), report=report
-    )
+    return refine(estimated, probe, channels=channels, rows=spread(probe, _REFINED_ON), report=report)
 
 
 def _allocation(probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None) -> Allocation:
