@@ -102,7 +102,7 @@ def test_without_an_environment_thresholds_are_percentiles_of_the_recorded_motio
     assert coarse == facts.thresholds[1] == 0.0
     assert (held.spec.motion, held.spec.fine_threshold) == (motion.scales, fine)
     assert facts.dispatch.verdict == (
-        "Whether switching pays is not known: no environment was given to measure it in. "
+        "Whether switching pays is not known: no episodes were driven to measure it. "
         "The thresholds are percentiles of S on the calibration data."
     )
 
@@ -118,7 +118,7 @@ def test_without_a_description_everything_stays_the_checkpoints_and_the_verdict_
     assert [plan.threshold for plan in held.manifest.precisions] == [spec.fine_threshold, 0.0] == [*facts.thresholds]
     assert (held.spec.motion, held.spec.fine_threshold) == (spec.motion, spec.fine_threshold)
     assert facts.dispatch.verdict == (
-        "Whether switching pays is not known: no environment was given to measure it in. Thresholds and what motion is "
+        "Whether switching pays is not known: no episodes were driven to measure it. Thresholds and what motion is "
         "divided by stay the checkpoint's: bag session has no robot description (std_msgs/msg/String on "
         "/robot_description)."
     )
@@ -284,13 +284,12 @@ def test_thresholds_are_what_injected_chunks_said(
     asked: dict[str, Any] = {}
 
     def injected(*arguments: Any, each: int, seed: int, report: Callable[[int], None]) -> tuple[list[Any], list[Any]]:
-        full, quantized, _, episodes = arguments
+        full, quantized, episodes = arguments
         asked.update(full=full.precisions, quantized=quantized.precisions, episodes=episodes, each=each, seed=seed)
         report((1 + each) * len(episodes))
         sensitivities = np.random.default_rng(1).permutation(np.linspace(0, 1, 400)).tolist()
         chunks = [
-            Chunk(k // 10, "", k % 10, 0.0, "", S, 0.0, 0.0, {"fine": 0.1, "coarse": 2.0})
-            for k, S in enumerate(sensitivities)
+            Chunk(k // 10, "", k % 10, 0.0, "", S, {"fine": 0.1, "coarse": 2.0}) for k, S in enumerate(sensitivities)
         ]
         return chunks, [
             Injection(chunk, "coarse", 0.04 * chunk.sensitivity, chunk.sensitivity <= 0.5) for chunk in chunks

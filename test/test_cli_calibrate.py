@@ -91,6 +91,22 @@ def test_what_cannot_be_calibrated_is_told(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_place_that_nothing_can_be_written_to_is_told_at_once(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a_file"
+    file.touch()
+    assert refused(capsys, tiny_checkpoint, "--out", file / "mine") == (
+        f"{str(file / 'mine')!r} cannot be made in {str(file)!r}; expected a directory to write to: give another --out"
+    )
+
+
+def test_seeds_keep_to_calibrations_own_range() -> None:
+    """Training's begin at 800000 and evaluation's at 900000; every kind of episode has its hundred thousand."""
+    assert (31 + 1) * calibration.WHOLE * 600 <= 100_000
+    assert calibration.WHOLE_SEED + 100_000 <= 800_000
+
+
 def test_a_budget_that_cannot_be_kept_is_told_with_those_that_can(
     tiny_checkpoint: Path, bag: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +126,9 @@ def test_a_budget_that_cannot_be_kept_is_told_with_those_that_can(
         (["--budget", "half"], "argument --budget: got 'half', expected a number above 0 and up to 1"),
         (["--observations", "7"], "argument --observations: got '7', expected a whole number from 8 to 4096"),
         (["--denoise-steps", "5"], "argument --denoise-steps: expected 2 arguments"),
-        (["--episodes", "-1"], "argument --episodes: got '-1', expected a whole number from 0 to 10000"),
+        (["--episodes", "-1"], "argument --episodes: got '-1', expected a whole number from 5 to 600"),
+        (["--episodes", "4"], "argument --episodes: got '4', expected a whole number from 5 to 600"),
+        (["--seed", "32"], "argument --seed: got '32', expected a whole number from 0 to 31"),
         (["--jobs", "0"], "argument --jobs: got '0', expected a whole number from 1 to 64"),
     ],
 )

@@ -70,7 +70,7 @@ def expert(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Remembering:
 def measure(expert: Remembering, shift_m: float) -> tuple[list[Chunk], list[Injection], list[int]]:
     full, quantized = Shifted(expert, ("full",)), Shifted(expert, ("fine", "coarse"), shift_m)
     done: list[int] = []
-    chunks, injections = perturb(full, quantized, ROBOT, EPISODES, each=2, seed=0, report=done.append)
+    chunks, injections = perturb(full, quantized, EPISODES, each=2, seed=0, report=done.append)
     return chunks, injections, done
 
 

@@ -28,6 +28,7 @@ def test_the_papers_methods_are_as_the_papers_have_them() -> None:
         assert RECIPES[name].feedback is Feedback.NONE  # all of them round to nearest
     assert RECIPES["smoothquant"].smoothing is Smoothing.SMOOTHQUANT
     assert RECIPES["awq"].smoothing is Smoothing.AWQ
+    assert RECIPES["quantvla+vision"].layout is Layout.SELECTIVE_VISION
     assert (RECIPES["quantvla"].layout, RECIPES["quantvla"].matching) == (Layout.SELECTIVE, True)
     assert [RECIPES[name].estimator for name in ("qvla", "qvla-release")] == [Estimator.JACOBIAN, Estimator.HESSIAN]
     assert [RECIPES[name].widths for name in ("qvla", "qvla-release")] == [Widths.STAGED, Widths.QUEUE]

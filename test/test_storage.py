@@ -33,7 +33,6 @@ def measured(kernel: Kernel, features: int, widths: torch.Tensor) -> int:
 def test_a_layer_holds_what_its_widths_say(runs: list[tuple[int, int]], features: int) -> None:
     widths = torch.tensor([width for width, rows in runs for _ in range(rows)])
     assert stored_bytes(features, widths) == measured(TILES, features, precisions(widths))
-    assert stored_bytes(features, widths, precisions=1) == measured(TILES, features, widths[None])
     assert stored_bytes(features, widths) >= measured(ROWS, features, precisions(widths))
 
 

@@ -51,7 +51,7 @@ def test_a_pattern_without_a_cell_is_told() -> None:
 
 def test_claims_are_in_words() -> None:
     texts = [claim.text for claim in PLAN.claims]
-    assert "methods/guided is not worse by 2% than full" in texts
+    assert "methods/guided is not worse by 2 points than full, from episode 200 on" in texts
     assert "switching/steps/dyq-50 is better than switching/steps/random-50" in texts
     assert "switching/activations/dyq-50 is better than width/w4a4" in texts
     assert "switching/steps/dyq-50 is better than steps/fine-4" in texts

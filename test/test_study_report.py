@@ -53,7 +53,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "study.json").write_text(json.dumps(facts))
     for cell in PLAN.cells:
         if cell.name in RATES:
-            Results(path(directory, cell.name), {"cell": cell.name}).add(rows_of(cell))
+            Results(path(directory, cell.name), cell.facts).add(rows_of(cell))
     measured = {
         "full": {"nmse": 0.0, "linears": 2.0, "all": 2.0, "chunk_ms": 20.0},
         "channelwise_0.305 fine": {"nmse": 0.0123, "linears": 0.3049, "all": 0.41, "chunk_ms": 10.5},
@@ -110,12 +110,16 @@ def test_tables_say_what_was_measured_and_what_was_not(out: Path) -> None:
     ]
     text = written[0].read_text()
     low, high = wilson95(108, EPISODES)
-    assert f"| methods/channelwise | 120 | 90.0 ({100 * low:.1f} to {100 * high:.1f}) |" in text
-    assert "| methods/channelwise | channelwise_0.305 fine | 1.2e-02 | 1.500 / 1.500 | 0.305 | 0.410 | 10.5 |" in text
-    assert "| width/w4a3 | emulated w4a3 | 2.5e-01 | 1.500 / 1.500 | — | — | — |" in text
+    assert f"| methods/channelwise | 90.0 ({100 * low:.1f} to {100 * high:.1f}) |" in text
+    assert (
+        "| methods/channelwise | channelwise_0.305 fine | 1.2e-02 | 1.500 / 1.500 | 1.000 | 0.305 | 0.410 | 10.5 |"
+        in text
+    )
+    assert "| width/w4a3 | emulated w4a3 | 2.5e-01 | 1.500 / 1.500 | 1.000 | — | — | — |" in text
     assert "| switching/activations/dyq-50 | emulated w4a8 / emulated w4a3 | 40.0% |" in text
     assert "chunk, ms (a CPU, 1 thread)" in text
     assert "## 2 and 4 bits" not in text  # none of its cells has been run
+    assert "On the 120 episodes that all of them have." in text
     widths = {len(line.split(" | ")) for line in text.split("\n\n")[2].splitlines()}
     assert len(widths) == 1
 

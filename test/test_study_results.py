@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlaq_ros.errors import OtherStudyError
-from vlaq_ros.study.results import Results, Row, path
+from vlaq_ros.study.results import Results, Row, path, read
 
 FACTS = {"cell": "width/w4a3", "variants": ["emulated w4a3"], "switch": None}
 
@@ -44,6 +44,23 @@ def test_a_line_that_was_cut_off_is_played_again(tmp_path: Path) -> None:
     assert list(again.missing(3, 25)) == [(2,)]
     again.add([row(2)])
     assert Results(file, FACTS).rows == {number: row(number) for number in range(3)}
+
+
+def test_reading_leaves_a_growing_file_alone(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    Results(file, FACTS).add(map(row, range(3)))
+    file.write_bytes(file.read_bytes()[:-4])
+    before = file.read_bytes()
+    assert sorted(read(file, FACTS)) == [0, 1]
+    assert file.read_bytes() == before
+    assert read(tmp_path / "none.jsonl", FACTS) == {}
+
+
+def test_an_empty_file_is_begun_again(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.touch()
+    Results(file, FACTS).add([row(0)])
+    assert read(file, FACTS) == {0: row(0)}
 
 
 def test_episodes_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def rows(
 ) -> tuple[list[Chunk], list[Injection]]:
     """A world in which an error deviates by the gain times it and fails beyond what is tolerated; 10 per episode."""
     chunks = [
-        Chunk(k // 10, "", k % 10, 0.0, "", float(s), 0.0, 0.0, {"fine": 0.1, "coarse": error})
+        Chunk(k // 10, "", k % 10, 0.0, "", float(s), {"fine": 0.1, "coarse": error})
         for k, s in enumerate(sensitivities)
     ]
     deviations_m = gains_m * error
@@ -114,7 +114,7 @@ def test_thresholds_that_stay_say_why() -> None:
     dispatch = unchanged((0.4, 0.0), "the arm hardly moves")
     assert (dispatch.thresholds, dispatch.static, dispatch.evidence) == ((0.4, 0.0), None, None)
     assert dispatch.verdict == (
-        "Whether switching pays is not known: no environment was given to measure it in. "
+        "Whether switching pays is not known: no episodes were driven to measure it. "
         "Thresholds and what motion is divided by stay the checkpoint's: the arm hardly moves."
     )
 

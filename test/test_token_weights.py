@@ -9,6 +9,7 @@ import torch
 from test_probe import buffer_of
 from torch import Tensor
 
+from vlaq_ros.calibrate import probe as probe_module
 from vlaq_ros.calibrate.guidance import token_weights
 from vlaq_ros.calibrate.moments import moments
 from vlaq_ros.calibrate.probe import Probe, layers, watching
@@ -22,7 +23,9 @@ NAMES = ("vision.layers.1.fc2", "language.layers.0.o", "expert.layers.0.gate_up"
 @pytest.fixture(scope="module")
 def probe(tiny_checkpoint: Path) -> Probe:
     checkpoint = Checkpoint.open(tiny_checkpoint)
-    return Probe.open(checkpoint, buffer_of(checkpoint, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe_module, "_BYTES", 1)  # so that there are two batches
+        return Probe.open(checkpoint, buffer_of(checkpoint, 2))
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,10 @@ def test_switching_pays_where_it_keeps_up_and_coarse_alone_does_not() -> None:
     dispatch = judge(SIGNAL, wholes)
     assert (dispatch.static, dispatch.thresholds) == (None, SIGNAL.thresholds)
     assert dispatch.verdict.startswith("Switching pays: S rises with the sensitivity to errors (Spearman 0.30")
-    assert "chunks are 50% fine, 50% coarse, and whole episodes keep up (full 380 of 400" in dispatch.verdict
+    assert (
+        "it asks for fine at 50%, coarse at 50% of the chunks, and whole episodes keep up (full 380 of 400"
+        in dispatch.verdict
+    )
 
 
 def test_switching_does_not_pay_where_coarse_alone_keeps_up() -> None:

@@ -192,7 +192,7 @@ class MissingDependencyError(VlaqError):
         "torch": "install the build of PyTorch that fits this machine",
         "rclpy": "source the setup file of a ROS 2 installation, or run pip install '.[ros]' in the checkout",
         "mujoco": "run pip install '.[sim]' in the checkout",
-        "ray": "run pip install 'vlaq_ros[ray]'",
+        "ray": "run pip install '.[ray]' in the checkout",
     }
 
     def __init__(self, module: str) -> None:
@@ -223,6 +223,15 @@ class OutputExistsError(VlaqError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(f"{str(path)!r} exists; nothing was written: remove it, or give another --out")
+
+
+class UnwritableOutputError(VlaqError):
+    """Nothing can be written where a command was told to write."""
+
+    def __init__(self, path: Path, there: Path) -> None:
+        super().__init__(
+            f"{str(path)!r} cannot be made in {str(there)!r}; expected a directory to write to: give another --out"
+        )
 
 
 class NoGpuError(VlaqError):

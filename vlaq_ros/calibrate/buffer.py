@@ -127,7 +127,7 @@ class Buffer:
                 motion = (
                     PolicyMotion(MotionScales(**facts["scales"]), file.get_tensor("sensitivities"))
                     if "scales" in facts
-                    else UnknownMotion(facts.get("unknown_motion", UNSEEN.why))
+                    else UnknownMotion(facts["unknown_motion"])
                 )
                 noise = file.get_tensor("noise")
                 read = cls(tuple(observations), noise, tuple(facts["phases"]), facts["origin"], motion)

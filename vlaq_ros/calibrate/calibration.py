@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import time
@@ -31,12 +32,13 @@ from vlaq_ros.calibrate.steps import Steps
 from vlaq_ros.calibrate.thresholds import Dispatch, Proposal, by_error_bound, by_percentile, unchanged
 from vlaq_ros.calibrate.verdict import judge
 from vlaq_ros.config import AUTO, RobotConfig
-from vlaq_ros.errors import BudgetError, OutputExistsError
+from vlaq_ros.errors import BudgetError, OutputExistsError, UnwritableOutputError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, on_policy
 from vlaq_ros.evaluate.rollout import in_turn
 from vlaq_ros.evaluate.statistics import BoolArray
 from vlaq_ros.policy import pi0
 from vlaq_ros.policy.checkpoint import Checkpoint
+from vlaq_ros.policy.checkpoint import sha256 as sha256_of
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.memory import Memory
 from vlaq_ros.policy.spec import PolicySpec
@@ -82,7 +84,8 @@ class Checks:
     """How far the estimate of sensitivity ranks channels like true forward passes with 4 bits do."""
 
     exact: Correlation
-    cumulative: Correlation  # single-step against cumulative, both from true passes
+    cumulative: Correlation  # of a chunk's first step against the whole chunk, both from true passes
+    observations: int  # that a pass took
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +128,18 @@ def make(request: Request, stage: Stage) -> Facts:
 
     Raises:
         OutputExistsError: the bundle is there.
+        UnwritableOutputError: nothing can be written there.
         VlaqError: checkpoint, data or budget cannot be used.
     """
     if request.out.exists():
         raise OutputExistsError(request.out)
+    there = next(path for path in request.out.absolute().parents if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):  # before minutes are spent on what goes there
+        raise UnwritableOutputError(request.out, there)
     checkpoint = Checkpoint.open(request.checkpoint)
     sha256 = checkpoint.sha256  # of gigabytes
     clock = _Clock(stage)
-    work = request.out.with_name(f"{request.out.name}.work") / _identity(request, sha256)
+    work = request.out.with_name(f"{request.out.name}.work") / _identity(request, checkpoint, sha256)
     buffer = _buffer(request, checkpoint, work / "buffer.safetensors", clock)
     recipe = RECIPES[request.recipe]
     measured = measure(Probe.open(checkpoint, buffer), recipe, Steps(work), clock)
@@ -182,10 +189,11 @@ def make(request: Request, stage: Stage) -> Facts:
     return facts
 
 
-def _identity(request: Request, weights_sha256: str) -> str:
+def _identity(request: Request, checkpoint: Checkpoint, weights_sha256: str) -> str:
     """Name what decides the buffer and everything measured on it, apart from recipe and budget."""
     robot = request.robot
-    facts = [weights_sha256, request.observations, request.seed]
+    beside = sorted(checkpoint.directory.glob("*.json"))  # network, policy and tokenizer
+    facts = [weights_sha256, sha256_of(beside), request.observations, request.seed]
     if request.data is not None:
         facts += [_state(request.data), request.instruction, dict(robot.cameras), robot.joint_state_topic]
         facts += [robot.joint_names, robot.description_topic, robot.tool_frame]
@@ -244,14 +252,15 @@ def _checks(measured: Measured, stage: Stage) -> Checks:
     chosen = np.argsort(estimates)[ranks]
     rows = spread(probe, _CHECKED_ON)
     report = stage("sensitivities: true passes", len(chosen))
-    exact, summed = [], []
+    exact, first, summed = [], [], []
     for index in chosen:
         name, channel = places[index]
         off = deviations(probe, name, [channel], 4, rows)
         exact.append(float(single_step(off)))
+        first.append(float(single_step(off[..., :1])))
         summed.append(float(cumulative(off)))
         report(1)
-    return Checks(rank_correlation(estimates[chosen], exact), rank_correlation(exact, summed))
+    return Checks(rank_correlation(estimates[chosen], exact), rank_correlation(first, summed), len(rows))
 
 
 def _by_motion(spec: PolicySpec, motion: PolicyMotion | UnknownMotion) -> tuple[PolicySpec, Dispatch]:
@@ -268,7 +277,7 @@ def _perturbed(
     episodes = in_turn(first, checkpoint.spec.instructions, request.episodes)
     report = stage("does switching pay", (1 + INJECTIONS) * len(episodes))
     full = Engine.load(request.checkpoint, full=True)
-    return perturb(full, engine, request.robot, episodes, each=INJECTIONS, seed=request.seed, report=report)
+    return perturb(full, engine, episodes, each=INJECTIONS, seed=request.seed, report=report)
 
 
 def _successes(

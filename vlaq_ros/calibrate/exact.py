@@ -40,13 +40,14 @@ def deviations(
         [C, N, T] float64, |A~ - A*|: how far each step of each chunk is off, in normalised actions.
     """
     plain = layers(probe.network)[layer]
-    rounded = plain.weight + noise(plain.weight)[WIDTHS.index(bits)]
+    plain_rows = plain.weight[list(channels)]
+    rounded = plain_rows + noise(plain_rows)[WIDTHS.index(bits)]
     teacher = (probe.teacher if rows is None else probe.teacher[list(rows)]).double()
     candidate = copy.deepcopy(plain)
     network = student(probe.network, {layer: candidate})
     off = []
-    for channel in channels:
-        candidate.weight.data[channel] = rounded[channel]
+    for channel, row in zip(channels, rounded, strict=True):
+        candidate.weight.data[channel] = row
         off.append(torch.linalg.vector_norm(probe.actions(network, rows=rows).double() - teacher, dim=-1))
         candidate.weight.data[channel] = plain.weight[channel]
     return torch.stack(off)

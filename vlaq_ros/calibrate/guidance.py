@@ -23,11 +23,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from vlaq_ros.calibrate.probe import Probe
+from vlaq_ros.calibrate.probe import Batch, Probe
 from vlaq_ros.calibrate.sensitivity import recorded
 
 
-def token_weights(probe: Probe, *, probes: int = 4, seed: int = 0, report: Callable[[int], None]) -> dict[str, Tensor]:
+def token_weights(probe: Probe, *, probes: int = 4, report: Callable[[int], None]) -> dict[str, Tensor]:
     """Estimate the norm of the actions' Jacobian with respect to every token that leaves a layer.
 
     It is the root of the mean of |v . J|^2 over v ~ N(0, I), over all of the token's channels. Memory: the graph of one
@@ -36,24 +36,28 @@ def token_weights(probe: Probe, *, probes: int = 4, seed: int = 0, report: Calla
     Args:
         probe: the network and its observations.
         probes: v's per observation.
-        seed: of the v's.
         report: called with the number of observations done.
 
     Returns:
         Layer -> [n], all tokens of all calls in the order in which `Probe.actions` makes them.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     weights: dict[str, list[Tensor]] = defaultdict(list)
     for batch in probe.batches:
-        actions, _, outputs = recorded(probe, batch)
-        calls = [call for of_layer in outputs.values() for call in of_layer]
-        squares = [call.new_zeros(call.shape[:-1]) for call in calls]
-        for _ in range(probes):
-            v = torch.randn(actions.shape, generator=generator).to(actions)
-            gradients = torch.autograd.grad(actions, calls, v, True)
-            squares = [total + each.square().sum(dim=-1) for total, each in zip(squares, gradients, strict=True)]
-        names = [name for name, of_layer in outputs.items() for _ in of_layer]
-        for name, square in zip(names, squares, strict=True):
-            weights[name].append((square.flatten() / probes).sqrt())
+        for name, squares in _of_batch(probe, batch, probes, generator):
+            weights[name].append((squares / probes).sqrt())
         report(len(batch.rows))
     return {name: torch.cat(parts) for name, parts in weights.items()}
+
+
+def _of_batch(probe: Probe, batch: Batch, probes: int, generator: torch.Generator) -> list[tuple[str, Tensor]]:
+    """Give the sum of |v . J|^2 over the v's for the tokens of every call, flat; a batch's graph dies with it."""
+    actions, _, outputs = recorded(probe, batch)
+    calls = [call for of_layer in outputs.values() for call in of_layer]
+    squares = [call.new_zeros(call.shape[:-1]) for call in calls]
+    for _ in range(probes):
+        v = torch.randn(actions.shape, generator=generator).to(actions)
+        gradients = torch.autograd.grad(actions, calls, v, True)
+        squares = [total + each.square().sum(dim=-1) for total, each in zip(squares, gradients, strict=True)]
+    names = [name for name, of_layer in outputs.items() for _ in of_layer]
+    return [(name, total.flatten()) for name, total in zip(names, squares, strict=True)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Chunk:
     """A chunk of an episode at full precision, and what each precision would have answered instead.
 
-    Sensitivity, motion fineness and angular jerk are nan where the motion was unknown.
+    The sensitivity is nan where the motion was unknown.
     """
 
     seed: int  # of the episode
@@ -19,8 +19,6 @@ class Chunk:
     time_s: float  # since the episode began
     phase: str
     sensitivity: float  # S
-    motion_fineness: float
-    angular_jerk: float
     errors: Mapping[str, float]  # precision -> norm of the difference of normalised actions, same noise
 
 

@@ -56,7 +56,7 @@ def _means(probe: Probe, names: list[str], weights: Mapping[str, Tensor] | None)
     with watching(probe.network, names, add):
         probe.actions(probe.network)
     totals = tokens if weights is None else {name: float(weights[name].double().sum()) for name in names}
-    return {name: sums[name] / totals[name] for name in names}
+    return {name: sums.pop(name) / totals[name] for name in names}
 
 
 def _groups(features: dict[str, int]) -> Iterator[list[str]]:

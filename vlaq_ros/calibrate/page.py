@@ -18,7 +18,6 @@ from vlaq_ros.calibrate import figures
 from vlaq_ros.calibrate.alignment import Drift, agreement
 from vlaq_ros.calibrate.correlation import Correlation
 from vlaq_ros.calibrate.pipeline import NAMES, REFINED
-from vlaq_ros.calibrate.recipes import Estimator
 from vlaq_ros.calibrate.storage import WIDTHS
 from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence, Whole
 from vlaq_ros.evaluate.motion import PolicyMotion
@@ -32,7 +31,7 @@ def render(facts: Facts) -> str:
     """Lay out everything that is known; what is not gets no section but a line in the last one."""
     sections = [_head(facts), _widths(facts), _budget(facts)]
     if facts.checks:
-        sections.append(_checks(facts.checks, refined=facts.recipe.estimator is Estimator.JACOBIAN))
+        sections.append(_checks(facts.checks))
     if facts.calibrated.drifts:
         sections.append(_drift(facts.calibrated.drifts))
     if facts.calibrated.matchings:
@@ -144,15 +143,17 @@ def _budget(facts: Facts) -> str:
     return _section("Budget and action error", _text(" ".join(said)), *drawn, _table(heads, rows))
 
 
-def _checks(checks: Checks, *, refined: bool) -> str:
-    said = "Rank correlation of sensitivities to 4 bits, over channels from the least to the most sensitive."
-    if refined:
-        said += f" Those of the {REFINED} most sensitive ones are from true forward passes themselves."
+def _checks(checks: Checks) -> str:
+    said = (
+        "Rank correlation of sensitivities to 4 bits, over channels from the least to the most sensitive; true passes "
+        f"took {checks.observations} observations. Where a Jacobian is estimated and passes can take enough "
+        f"observations, the sensitivities of the {REFINED} most sensitive channels are from true passes themselves."
+    )
     rows = [
         [what, f"{each.spearman:.2f}", f"{each.low:.2f} to {each.high:.2f}", each.n]
         for what, each in (
             ("estimate against true forward passes", checks.exact),
-            ("one step against accumulated over the chunk, both true", checks.cumulative),
+            ("first step against accumulated over the chunk, both true", checks.cumulative),
         )
     ]
     return _section(

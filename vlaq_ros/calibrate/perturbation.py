@@ -45,7 +45,6 @@ class WithFull:
 def perturb(
     full: Answering,
     quantized: Answering,
-    robot: RobotConfig,
     episodes: Sequence[tuple[int, str]],
     *,
     each: int,
@@ -54,12 +53,9 @@ def perturb(
 ) -> tuple[list[Chunk], list[Injection]]:
     """Measure the chunks of episodes at full precision, then inject the coarsest precision into some.
 
-    What the policy sees in the episodes at full precision, about 60 kB a chunk, is held meanwhile.
-
     Args:
         full: the checkpoint, as "full".
         quantized: the bundle made of it.
-        robot: the simulated arm's.
         episodes: a seed and an instruction each; no seed twice.
         each: chunks of an episode that are injected into, each in a run of its own.
         seed: of the choice of these chunks.
@@ -69,7 +65,7 @@ def perturb(
     Returns:
         All chunks at full precision with the errors of every precision, and the injections.
     """
-    policy = WithFull(full, quantized)
+    policy, robot = WithFull(full, quantized), RobotConfig.load("sim_panda")
     kinematics = Kinematics(panda.urdf(), full.spec.joint_names, robot.tool_frame)
     low = quantized.precisions[-1]
 
@@ -83,14 +79,13 @@ def perturb(
             report(1)
         return outcomes
 
-    requests: list[Request] = []
+    chunks: list[Chunk] = []
 
-    def remember(request: Request) -> str:
-        requests.append(request)
+    def look(request: Request) -> str:
+        chunks.append(_chunk(policy, quantized.precisions, request))
         return FULL
 
-    references = run(episodes, remember)
-    chunks = [_chunk(policy, quantized.precisions, request) for request in requests]
+    references = run(episodes, look)
     by_episode = {
         number: [chunk for chunk in chunks if chunk.seed == number]
         for number, outcome in sorted(references.items())
@@ -134,8 +129,6 @@ def _chunk(policy: Answering, precisions: Sequence[str], request: Request) -> Ch
         time_s=request.time_s,
         phase=request.phase,
         sensitivity=request.decision.sensitivity,
-        motion_fineness=np.nan if request.motion is None else request.motion.motion_fineness,
-        angular_jerk=np.nan if request.motion is None else request.motion.angular_jerk,
         errors=dict(zip(precisions, errors, strict=True)),
     )
 

@@ -37,6 +37,7 @@ NAMES = ("fine", "coarse")  # of the precisions: the budget's widths, and 4 bits
 ACTIVATION_BITS = 8
 REFINED = 32  # channels whose estimated sensitivity gives way to true passes, the most sensitive ones
 _REFINED_ON = 32  # observations at most
+_LEAST_REFINED_ON = 16  # or all: the estimate takes all of them, and is not bettered by passes over a few
 _BISECTIONS = 12
 
 Stage = Callable[[str, int], Callable[[int], None]]
@@ -146,11 +147,14 @@ def _token_weights(probe: Probe, recipe: Recipe, steps: Steps, stage: Stage) -> 
 
 
 def _refined(probe: Probe, stage: Stage) -> dict[str, Tensor]:
-    """Estimate all sensitivities, and measure those that matter most, on observations from the whole buffer."""
+    """Estimate all sensitivities, and measure those that matter most where passes can take enough observations."""
     estimated = jacobian(probe, report=stage("sensitivities: jacobian", len(probe.teacher)))
+    rows = spread(probe, _REFINED_ON)
+    if len(rows) < min(_LEAST_REFINED_ON, len(probe.teacher)):
+        return estimated
     channels = min(REFINED, sum(each.shape[1] for each in estimated.values()))
     report = stage("sensitivities: most sensitive channels", 2 * channels)
-    return refine(estimated, probe, channels=channels, rows=spread(probe, _REFINED_ON), report=report)
+    return refine(estimated, probe, channels=channels, rows=rows, report=report)
 
 
 def _allocation(probe: Probe, recipe: Recipe, budget: float, sensitivity: Mapping[str, Tensor] | None) -> Allocation:

@@ -67,6 +67,7 @@ RECIPES: Mapping[str, Recipe] = {
     "smoothquant": Recipe(smoothing=Smoothing.SMOOTHQUANT),
     "awq": Recipe(smoothing=Smoothing.AWQ),
     "quantvla": Recipe(layout=Layout.SELECTIVE, matching=True),
+    "quantvla+vision": Recipe(layout=Layout.SELECTIVE_VISION, matching=True),
     "eaqvla": Recipe(widths=Widths.DRIFT),
     "qvla": Recipe(widths=Widths.STAGED, estimator=Estimator.JACOBIAN, in_bits=True),
     "qvla-release": Recipe(widths=Widths.QUEUE, estimator=Estimator.HESSIAN, in_bits=True),

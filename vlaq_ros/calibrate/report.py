@@ -41,13 +41,14 @@ def values(facts: Facts) -> dict[str, Any]:
     precisions   finest first: name, activation bits, denoising steps, threshold of S, normalised squared action error
     layers       linear -> number of output channels of each width at the finest precision, mean width
     curve        this and other budgets: bytes, predicted and measured errors
-    checks       Spearman and its 95 % interval: estimated against true sensitivity, single step against cumulative
+    checks       Spearman and its 95 % interval: estimated against true sensitivity, first step against cumulative
     drift        of every layer with 8 and 4 bits, by kind of tokens and of place; width -> agreement with the error
     matching     precision -> α [layers][heads], β [layers], gaps before and after, numbers at a bound and left at 1
     dispatch     thresholds, the precision of a static plan, the verdict, its evidence with curves over S; wholes:
                  successes of whole episodes, their difference from the finest precision's and its lower 95 % bound
     chunks       of episodes at full precision: S, and every precision's errors
-    injections   single chunks of low precision: seed, S, error, deviation of the end in m, success
+    injections   single chunks of low precision: seed, instruction, time, phase, S, error, deviation of the end in m,
+                 success
     memory       bytes, and those over bf16
     buffer       observations, their sha256 and origin, counts by instruction and phase
     seconds      by stage
@@ -99,6 +100,9 @@ def values(facts: Facts) -> dict[str, Any]:
         "injections": [
             {
                 "seed": row.chunk.seed,
+                "instruction": row.chunk.instruction,
+                "time_s": row.chunk.time_s,
+                "phase": row.chunk.phase,
                 "sensitivity": _finite(row.chunk.sensitivity),
                 "error": row.error,
                 "deviation_m": row.deviation_m,

@@ -58,24 +58,33 @@ def jacobian(
     Returns:
         Layer -> [W, O] float64, in squared normalised actions; by default W = 4, the widths of `storage.WIDTHS`.
     """
-    linears = layers(probe.network)
     sums: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
     for batch in probe.batches:
-        actions, inputs, outputs = recorded(probe, batch)
-        shifts = {}  # what rounding does to the outputs: [B, tokens, O] for every width
-        for name, linear in linears.items():
-            x = _by_observation(inputs.pop(name), len(actions))
-            shifts[name] = [x @ each.T for each in lost(linear.weight)]
-        for _ in range(probes):
-            v = torch.randn(actions.shape, generator=generator).to(actions)
-            gradients = iter(torch.autograd.grad(actions, [y for calls in outputs.values() for y in calls], v, True))
-            for name, calls in outputs.items():
-                g = _by_observation([next(gradients) for _ in calls], len(actions))
-                moved = torch.stack([(g * shift).sum(dim=1) for shift in shifts[name]])  # v . J D: [W, B, O]
-                sums[name] = sums.get(name, 0) + moved.double().square().sum(dim=1)
+        for name, squares in _of_batch(probe, batch, probes, generator, lost).items():
+            sums[name] = sums.get(name, 0) + squares
         report(len(batch.rows))
     return {name: total / (probes * len(probe.teacher)) for name, total in sums.items()}
+
+
+def _of_batch(
+    probe: Probe, batch: Batch, probes: int, generator: torch.Generator, lost: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Give the sum of (v . J D)^2 over observations and v's, layer by layer: [W, O]; a batch's graph dies with it."""
+    actions, inputs, outputs = recorded(probe, batch)
+    shifts = {}  # what rounding does to the outputs: [B, tokens, O] for every width
+    for name, linear in layers(probe.network).items():
+        x = _by_observation(inputs.pop(name), len(actions))
+        shifts[name] = [x @ each.T for each in lost(linear.weight)]
+    sums: dict[str, Tensor] = {}
+    for _ in range(probes):
+        v = torch.randn(actions.shape, generator=generator).to(actions)
+        gradients = iter(torch.autograd.grad(actions, [y for calls in outputs.values() for y in calls], v, True))
+        for name, calls in outputs.items():
+            g = _by_observation([next(gradients) for _ in calls], len(actions))
+            moved = torch.stack([(g * shift).sum(dim=1) for shift in shifts[name]])  # v . J D: [W, B, O]
+            sums[name] = sums.get(name, 0) + moved.double().square().sum(dim=1)
+    return sums
 
 
 def recorded(probe: Probe, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, list[Tensor]]]:

@@ -16,24 +16,24 @@ from vlaq_ros.datatypes import IntArray
 from vlaq_ros.quant.kernels.cpu import TILE_ROWS
 
 WIDTHS = (16, 8, 4, 0)  # bits of an output channel in the finest Precision
+_PRECISIONS = 2  # that a bundle's scales are for
 _TILE_FEATURES = 64
 _INDEX_BYTES, _SCALE_BYTES = 4, 4
 
 
-def row_bytes(in_features: int, precisions: int = 2) -> IntArray:
+def row_bytes(in_features: int) -> IntArray:
     """Give the bytes of one row in a full tile, the place in the index included, for every width of `WIDTHS`: [4]."""
     plane = -(-in_features // _TILE_FEATURES) * _TILE_FEATURES // 2
-    beside = precisions * _SCALE_BYTES + _INDEX_BYTES
+    beside = _PRECISIONS * _SCALE_BYTES + _INDEX_BYTES
     return np.array([2 * in_features + _INDEX_BYTES, 2 * plane + beside, plane + beside, 0])
 
 
-def layer_bytes(in_features: int, counts: IntArray, precisions: int = 2) -> IntArray:
+def layer_bytes(in_features: int, counts: IntArray) -> IntArray:
     """Give the bytes of layers with these numbers of rows of each width, in whichever order.
 
     Args:
         in_features: K.
         counts: [..., 4], in the order of `WIDTHS`.
-        precisions: that the scales are for.
 
     Returns:
         [...]. Rows that are stored in the order of the channels need no index: those of a layer of 8 or of 4 bits
@@ -41,35 +41,33 @@ def layer_bytes(in_features: int, counts: IntArray, precisions: int = 2) -> IntA
     """
     stored = counts.copy()
     stored[..., 1:3] += -stored[..., 1:3] % TILE_ROWS
-    held: IntArray = stored @ row_bytes(in_features, precisions)
+    held: IntArray = stored @ row_bytes(in_features)
     alone = (counts[..., 1:3] == counts.sum(axis=-1, keepdims=True)).any(axis=-1)
     unneeded: IntArray = alone * _INDEX_BYTES * stored[..., 1:3].sum(axis=-1)
     return held - unneeded
 
 
-def stored_bytes(in_features: int, widths: Tensor, precisions: int = 2) -> int:
+def stored_bytes(in_features: int, widths: Tensor) -> int:
     """Give the bytes of a layer, its bias apart.
 
     Args:
         in_features: K.
         widths: [O] integers of `WIDTHS`, the finest of every output channel.
-        precisions: that the scales are for.
     """
     counts = np.array([int((widths == bits).sum()) for bits in WIDTHS])
     _, fine, coarse, _ = counts
-    held = int(layer_bytes(in_features, counts, precisions))
+    held = int(layer_bytes(in_features, counts))
     if fine and fine + coarse == len(widths) and fine % TILE_ROWS == 0 < coarse and bool((widths[:fine] == 8).all()):
         held -= _INDEX_BYTES * int(fine + coarse + -coarse % TILE_ROWS)  # by chance
     return held
 
 
-def over_bf16(shapes: Mapping[str, torch.Size], widths: Mapping[str, Tensor], precisions: int = 2) -> float:
+def over_bf16(shapes: Mapping[str, torch.Size], widths: Mapping[str, Tensor]) -> float:
     """Give the bytes of all quantized linears over those in bf16: what `Memory.over_bf16` measures as "linears".
 
     Args:
         shapes: layer -> (O, K).
         widths: layer -> [O], as `stored_bytes` takes them.
-        precisions: that the scales are for.
     """
-    held = sum(stored_bytes(shape[1], widths[name], precisions) for name, shape in shapes.items())
+    held = sum(stored_bytes(shape[1], widths[name]) for name, shape in shapes.items())
     return held / sum(2 * shape.numel() for shape in shapes.values())

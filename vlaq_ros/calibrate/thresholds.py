@@ -127,7 +127,7 @@ def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispa
     shares = np.linspace(1 - FINE_SHARE, 0, len(precisions))[:-1]
     thresholds = _falling(np.nanquantile(sensitivities, shares))
     verdict = (
-        "Whether switching pays is not known: no environment was given to measure it in. "
+        "Whether switching pays is not known: no episodes were driven to measure it. "
         "The thresholds are percentiles of S on the calibration data."
     )
     return Dispatch(thresholds, None, verdict)
@@ -136,7 +136,7 @@ def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispa
 def unchanged(thresholds: tuple[float, ...], why: str) -> Dispatch:
     """Leave thresholds as they are, where S is not known either; `why` is a clause."""
     verdict = (
-        "Whether switching pays is not known: no environment was given to measure it in. "
+        "Whether switching pays is not known: no episodes were driven to measure it. "
         f"Thresholds and what motion is divided by stay the checkpoint's: {why}."
     )
     return Dispatch(thresholds, None, verdict)

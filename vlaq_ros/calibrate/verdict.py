@@ -34,8 +34,8 @@ def judge(proposal: Proposal, successes: Mapping[str, BoolArray]) -> Dispatch:
     told = "; ".join(f"{whole.name} {whole.successes} of {whole.n}" + _bound(whole, finest) for whole in wholes)
     said = f"S rises with the sensitivity to errors ({_correlations(proposal.evidence)})"
     if proposal.switches and AUTO in kept and static == finest:
-        parts = ", ".join(f"{share:.0%} {name}" for name, share in proposal.shares.items())
-        verdict = f"Switching pays: {said}, chunks are {parts}, and whole episodes keep up ({told})."
+        parts = ", ".join(f"{name} at {share:.0%}" for name, share in proposal.shares.items())
+        verdict = f"Switching pays: {said}, it asks for {parts} of the chunks, and whole episodes keep up ({told})."
         return Dispatch(proposal.thresholds, None, verdict, proposal.evidence, wholes)
     if not proposal.evidence.signal:
         why = (

@@ -41,16 +41,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_denoise_steps(parser)
     parser.add_argument(
         "--episodes",
-        type=whole_number(0, 10_000),
+        type=_episodes,
         default=36,
         help="in simulation, to learn whether switching precisions pays; 0 leaves that open (36)",
     )
     parser.add_argument(
         "--jobs", type=whole_number(1, 64), default=2, help="processes that drive the simulated arm (2)"
     )
-    parser.add_argument(
-        "--seed", type=whole_number(0, 2**31), default=0, help="of the observations and their noise (0)"
-    )
+    parser.add_argument("--seed", type=whole_number(0, 31), default=0, help="of the observations and their noise (0)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -91,3 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(facts.dispatch.verdict)
     print(f"look at {arguments.out / 'report.html'}; try: vlaq rollout --model {arguments.out} --precision auto")
     return 0
+
+
+def _episodes(text: str) -> int:
+    """Take no episodes, or as many as say something and keep to their range of seeds, as an argparse type."""
+    from vlaq_ros.calibrate.thresholds import LEAST_EPISODES
+
+    return 0 if text == "0" else whole_number(LEAST_EPISODES, 600)(text)

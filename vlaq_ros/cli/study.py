@@ -85,9 +85,9 @@ def _study(study: Plan, cells: Sequence[Cell], arguments: argparse.Namespace) ->
             task = bar.add_task(name, total=units)
             return lambda done: bar.advance(task, done)
 
-        workshop.prepare([variant.weights for variant in variants], arguments.jobs, stage)
         pool = _pool(arguments)
         try:
+            workshop.prepare([variant.weights for variant in variants], arguments.jobs, stage)
             pilots = {
                 pair.variants: running.pilot(workshop, pair, pool, stage)
                 for pair in study.pairs
@@ -96,7 +96,8 @@ def _study(study: Plan, cells: Sequence[Cell], arguments: argparse.Namespace) ->
             running.run(workshop, cells, pilots, episodes=arguments.episodes, pool=pool, stage=stage)
         finally:
             pool.shutdown(cancel_futures=True)
-        measuring.measure(workshop, variants, stage)
+        every = list(dict.fromkeys(variant for cell in study.cells for variant in cell.variants))
+        measuring.measure(workshop, variants, every, stage)
     print(f"{len(cells)} cells of {arguments.episodes} episodes are in {arguments.out}; see: vlaq study --report")
     return 0
 
@@ -115,12 +116,11 @@ def _list(cells: Sequence[Cell], out: Path) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from vlaq_ros.study.results import Results, path
+    from vlaq_ros.study.results import path, read
 
     table = Table("cell", "answers", "done")
     for cell in cells:
-        file = path(out, cell.name)
-        done = len(Results.load(file).rows) if file.is_file() else 0
+        done = len(read(path(out, cell.name), cell.facts))
         table.add_row(cell.name, " / ".join(variant.name for variant in cell.variants), str(done))
     Console().print(table)
     return 0
@@ -130,9 +130,10 @@ def _widths(text: str) -> tuple[int, int]:
     from vlaq_ros.study.cells import ACTIVATION_BITS, WEIGHT_BITS
 
     found = re.fullmatch(r"w(\d+)a(\d+)", text)
-    if found and int(found[1]) in WEIGHT_BITS and int(found[2]) in ACTIVATION_BITS:
+    if found and int(found[1]) in WEIGHT_BITS and int(found[2]) in ACTIVATION_BITS and text not in ("w4a16", "w4a8"):
         return int(found[1]), int(found[2])
     weights, activations = (", ".join(map(str, bits)) for bits in (WEIGHT_BITS, ACTIVATION_BITS))
     raise argparse.ArgumentTypeError(
-        f"got {text!r}, expected widths such as w4a3: weights of {weights} and activations of {activations} bits"
+        f"got {text!r}, expected widths below w4a8 such as w4a3: "
+        f"weights of {weights} and activations of {activations} bits"
     )

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlaq_ros.evaluate.rollout import NEAR_M, Request, own
+from vlaq_ros.evaluate.rollout import Request, own
 
 
 @dataclass(frozen=True, slots=True)
 class Inverted:
     """The coarse precision where the pilot asks for the fine one, and the other way round.
 
-    Its share of coarse chunks is that of fine ones under the pilot's thresholds; `play` takes others, to match shares.
+    If the arm moved alike, its share of coarse chunks would be that of fine ones under the pilot's thresholds.
     """
 
     fine: str
@@ -35,11 +35,10 @@ class Random:
     fine: str
     coarse: str
     coarse_share: float  # probability
-    seed: int = 0
 
     def __call__(self, request: Request) -> str:
         """Name the precision."""
-        coin = np.random.default_rng((self.seed, request.seed, request.index)).random()
+        coin = np.random.default_rng((0, request.seed, request.index)).random()
         return self.coarse if coin < self.coarse_share else self.fine
 
 
@@ -62,7 +61,7 @@ class FineNear:
 
     fine: str
     coarse: str
-    gap_m: float = NEAR_M
+    gap_m: float
 
     def __call__(self, request: Request) -> str:
         """Name the precision."""

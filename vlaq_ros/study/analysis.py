@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,9 @@ from vlaq_ros.evaluate.statistics import (
     wilson95,
 )
 from vlaq_ros.sim.scene import FAMILIES, TASKS
-from vlaq_ros.study import measuring
-from vlaq_ros.study.cells import FULL_CELL, MARGIN, Cell, Claim, Plan
-from vlaq_ros.study.results import Results, Row, path
+from vlaq_ros.study import measuring, results
+from vlaq_ros.study.cells import FULL_CELL, Cell, Claim, Plan
+from vlaq_ros.study.results import Row, path
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +103,15 @@ class Line:
         first, second = (np.array([line.rows[number].success for number in numbers]) for line in (self, other))
         return Difference(len(numbers), mcnemar(first, second))
 
-    def jerk_ratio(self, other: Line) -> tuple[float, float]:
-        """Give the mean jerk of joints and tool over that of another cell, on the same seeds."""
+    def motion_ratios(self, other: Line) -> tuple[float, float, float]:
+        """Give mean jerk of joints and tool, and mean duration, over those of another cell, on the same seeds."""
         numbers = sorted(self.rows.keys() & other.rows.keys())
         means = [
-            np.mean([(line.rows[number].jerk, line.rows[number].tool_jerk) for number in numbers], axis=0)
+            np.mean([(row.jerk, row.tool_jerk, row.seconds) for row in map(line.rows.__getitem__, numbers)], axis=0)
             for line in (self, other)
         ]
-        joints, tool = means[0] / means[1]
-        return float(joints), float(tool)
+        joints, tool, duration = means[0] / means[1]
+        return float(joints), float(tool), float(duration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Verdict:
     difference: Difference
     p: float
     holm_p: float  # over all claims that have been run
-    needed: int  # pairs that a margin of `MARGIN` asks for at this discordance
+    needed: int | None  # pairs that its margin asks for at this discordance; None: it has no margin
 
     @property
     def holds(self) -> bool:
@@ -164,8 +166,13 @@ class Study:
 
     def verdicts(self) -> list[Verdict]:
         """Judge the claims whose cells have been run."""
-        claims = [claim for claim in self.plan.claims if {claim.cell, claim.than} <= self.lines.keys()]
-        differences = [self.lines[claim.cell].against(self.lines[claim.than]) for claim in claims]
+        compared = {}
+        for claim in self.plan.claims:
+            if {claim.cell, claim.than} <= self.lines.keys():
+                lines = [self.lines[name].on(range(claim.first, sys.maxsize)) for name in (claim.cell, claim.than)]
+                if all(line.rows for line in lines):
+                    compared[claim] = lines[0].against(lines[1])
+        claims, differences = list(compared), list(compared.values())
         p_values = [
             noninferiority_p(difference.comparison, difference.n, claim.margin)
             if claim.margin
@@ -173,19 +180,25 @@ class Study:
             for claim, difference in zip(claims, differences, strict=True)
         ]
         return [
-            Verdict(claim, difference, p, holm_p, pairs_needed(difference.discordance, MARGIN))
+            Verdict(
+                claim,
+                difference,
+                p,
+                holm_p,
+                pairs_needed(difference.discordance, claim.margin) if claim.margin else None,
+            )
             for claim, difference, p, holm_p in zip(claims, differences, p_values, holm(p_values), strict=True)
         ]
 
 
 def read(plan: Plan, out: Path) -> Study:
-    """Read a study.
+    """Read a study: of every cell the episodes from number 0 on without a gap, so that all cells have some in common.
 
     Raises:
         NoResultsError: full precision, which all is held against, has not been run.
+        OtherStudyError: a cell was played with other variants than the plan's.
     """
-    files = {cell: path(out, cell.name) for cell in plan.cells}
-    there = {cell: Results.load(file).rows for cell, file in files.items() if file.is_file()}
+    there = {cell: _first(results.read(path(out, cell.name), cell.facts)) for cell in plan.cells}
     lines = {cell.name: Line(cell, rows) for cell, rows in there.items() if rows}
     if FULL_CELL not in lines:
         raise NoResultsError(out)
@@ -205,6 +218,10 @@ def alike(lines: Sequence[Line]) -> list[Line]:
     """Keep the episodes that all lines have, so that their rates can be held against each other."""
     shared = frozenset.intersection(*(frozenset(line.rows) for line in lines))
     return [line.on(shared) for line in lines]
+
+
+def _first(rows: Mapping[int, Row]) -> dict[int, Row]:
+    return {number: rows[number] for number in takewhile(rows.__contains__, count())}
 
 
 def _rate(rows: list[Row]) -> Rate:

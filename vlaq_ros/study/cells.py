@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import Any
 
 from vlaq_ros.calibrate.recipes import DEFAULT
 from vlaq_ros.errors import NoCellError
@@ -21,6 +22,7 @@ WEIGHT_BITS, ACTIVATION_BITS = (4, 3, 2), (16, 8, 4, 3, 2)
 MEAN_BITS = (3.0, 2.5)
 FEWER_STEPS = (4, 2, 1)
 SHARES = (0.25, 0.5, 0.75)  # of coarse chunks that switching rules aim at
+SCREENED = 200  # episodes on which the default was chosen
 MARGIN = 0.02  # that non-inferiority allows, in successes
 ROLES = ("fine", "coarse")  # names of a cell's variants where they are rolled out
 
@@ -60,6 +62,11 @@ class Cell:
         """Of which table it is a line."""
         return self.name.partition("/")[0]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its episodes must be of, whatever a pilot found."""
+        return {"cell": self.name, "variants": [variant.name for variant in self.variants]}
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -85,11 +92,14 @@ class Claim:
     cell: str
     than: str
     margin: float = 0.0  # 0: more successes; else: not fewer by this share of episodes
+    first: int = 0  # episode that counts: those before it decided what is claimed
 
     @property
     def text(self) -> str:
         """In words."""
-        return f"{self.cell} is {f'not worse by {self.margin:.0%}' if self.margin else 'better'} than {self.than}"
+        how = f"not worse by {100 * self.margin:g} points" if self.margin else "better"
+        counted = f", from episode {self.first} on" if self.first else ""
+        return f"{self.cell} is {how} than {self.than}{counted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +192,9 @@ def _switching(pairs: Sequence[Pair]) -> list[Cell]:
 
 def _claims(pairs: Sequence[Pair]) -> tuple[Claim, ...]:
     return (
-        Claim("methods/guided", FULL_CELL, MARGIN),
+        Claim("methods/guided", FULL_CELL, MARGIN, SCREENED),
+        Claim("methods/guided", "methods/channelwise", first=SCREENED),
         Claim("methods/channelwise", FULL_CELL, MARGIN),
-        Claim("methods/guided", "methods/channelwise"),
         Claim("methods/channelwise", "methods/layerwise"),
         Claim("methods/channelwise", "methods/rtn"),
         *(Claim(f"mixed/channelwise-{mean:g}", f"mixed/layerwise-{mean:g}") for mean in MEAN_BITS),

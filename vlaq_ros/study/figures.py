@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vlaq_ros.calibrate.figures import FAINT, INK, STYLE
 from vlaq_ros.evaluate.report import PALETTE
-from vlaq_ros.study.analysis import Line, Rate, Study, alike
+from vlaq_ros.study.analysis import Difference, Line, Rate, Study, alike
 from vlaq_ros.study.cells import ACTIVATION_BITS, MARGIN, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
 from vlaq_ros.study.variants import Emulated, Variant, Weights
 
@@ -40,33 +40,39 @@ def _figure(width_in: float, height_in: float, columns: int = 1) -> tuple[Figure
 
 
 def _methods(study: Study) -> Figure | None:
-    compared = [(line, line.against(study.full)) for line in study.group("methods")]
-    if not compared:
+    lines = study.group("methods")
+    if not lines:
         return None
-    compared.sort(key=lambda pair: pair[1].value)
-    figure, (axes,) = _figure(7.5, 1.4 + 0.28 * len(compared))
+    full, *shared = alike([study.full, *lines])
+    order = sorted(zip(shared, lines, strict=True), key=lambda pair: pair[0].against(full).value)
+    figure, (axes,) = _figure(7.5, 1.4 + 0.3 * len(order))
     axes.axvline(0, color=INK, linewidth=1)
     axes.axvline(-100 * MARGIN, color=INK, linewidth=1, linestyle="--")
-    for row, (line, difference) in enumerate(compared):
+    for row, (line, whole) in enumerate(order):
         own = line.cell.name.partition("/")[2] in OWN_BUDGETS
-        ends = [100 * difference.bound, 100 * difference.upper_bound]
-        axes.plot(ends, [row, row], color=COLOURS[1 if own else 0], linewidth=2)
-        axes.plot(100 * difference.value, row, "D" if own else "o", color=COLOURS[1 if own else 0])
-    axes.set_ylim(-0.6, len(compared) - 0.4)
-    axes.set_yticks(range(len(compared)), [_labelled(study, line) for line, _ in compared])
+        _difference(axes, row, line.against(full), COLOURS[1 if own else 0], "D" if own else "o")
+        if whole.rate.n > line.rate.n:
+            _difference(axes, row + 0.3, whole.against(study.full), COLOURS[2], "s")
+            axes.annotate(f"  n = {whole.rate.n}", (100 * whole.against(study.full).upper_bound, row + 0.2), fontsize=7)
+    axes.set_ylim(-0.6, len(order) - 0.2)
+    axes.set_yticks(range(len(order)), [_labelled(study, line) for line, _ in order])
     axes.set(
         xlabel="success less that of full precision on the same seeds, points\n"
         f"(one-sided 95 % bounds to either side; dashed: the margin of {100 * MARGIN:g} points)",
-        title="Methods (bytes over bf16; episodes); diamonds: more bytes",
+        title=f"Methods (bytes over bf16), n = {full.rate.n}; diamonds: more bytes; squares: all their episodes",
     )
     return figure
+
+
+def _difference(axes: Axes, row: float, difference: Difference, colour: str, marker: str) -> None:
+    axes.plot([100 * difference.bound, 100 * difference.upper_bound], [row, row], color=colour, linewidth=2)
+    axes.plot(100 * difference.value, row, marker, color=colour)
 
 
 def _labelled(study: Study, line: Line) -> str:
     name = line.cell.name.partition("/")[2]
     held = study.measured.get(line.cell.variants[0].name, {}).get("linears")
-    facts = [*([] if held is None else [f"{held:.3f}"]), str(line.rate.n)]
-    return f"{name} ({'; '.join(facts)})"
+    return name if held is None else f"{name} ({held:.3f})"
 
 
 def _widths(study: Study) -> Figure | None:
@@ -82,7 +88,7 @@ def _widths(study: Study) -> Figure | None:
         _series(axes, points, index, f"{weight}-bit weights")
     axes.set_xticks(range(len(ACTIVATION_BITS)), [str(bits) for bits in ACTIVATION_BITS])
     axes.set(xlabel="bits of the activations, emulated", ylabel="success, % (Wilson 95 %)", ylim=(0, 102))
-    axes.set_title("Where precision matters; the line is full precision")
+    axes.set_title(f"Where precision matters (n = {full.rate.n}); the line is full precision")
     figure.legend(loc="outside right center")
     return figure
 
@@ -110,7 +116,7 @@ def _switching(study: Study) -> Figure | None:
             ]
             _series(axes, sorted(points, key=_first), index, rule)
         axes.set(xlabel="share of coarse chunks, measured", xlim=(-0.04, 1.04))
-        axes.set_title(f"{pair.fine.name} / {pair.coarse.name}", fontsize=8.5)
+        axes.set_title(f"{pair.fine.name} / {pair.coarse.name} (n = {lines[0].rate.n})", fontsize=8.5)
     columns[0].set_ylabel("success, % (Wilson 95 %)")
     figure.legend(*columns[0].get_legend_handles_labels(), loc="outside right center")
     return figure
@@ -150,8 +156,9 @@ def _frontier(study: Study) -> Figure | None:
     ]
     if not lines:
         return None
+    shared = alike(lines)
     timed: dict[str, list[tuple[float, Line]]] = {}
-    for line in alike(lines):
+    for line in shared:
         (variant,) = line.cell.variants
         timed.setdefault(variant.weights.name, []).append((study.measured[variant.name]["chunk_ms"], line))
     figure, (axes,) = _figure(6.5, 3.8)
@@ -162,7 +169,7 @@ def _frontier(study: Study) -> Figure | None:
             steps = line.cell.variants[0].denoise_steps or study.steps
             axes.annotate(str(steps), (chunk_ms, 100 * line.rate.value), xytext=(4, 5), textcoords="offset points")
     axes.set(xlabel="time of a chunk, ms (one thread)", ylabel="success, % (Wilson 95 %)")
-    axes.set_title("Bits and denoising steps (the numbers at the points)")
+    axes.set_title(f"Bits and denoising steps (the numbers at the points), n = {shared[0].rate.n}")
     figure.legend(loc="outside right center")
     return figure
 

@@ -17,6 +17,7 @@ from vlaq_ros.bench.timing import WallClock, interleave, pinned
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.pipeline import Stage
 from vlaq_ros.policy.engine import Engine
+from vlaq_ros.study import results
 from vlaq_ros.study.cells import ROLES
 from vlaq_ros.study.running import engine
 from vlaq_ros.study.variants import Calibrated, Full, Variant
@@ -26,32 +27,35 @@ FILE = "variants.json"
 _ROUNDS, _BUDGET_S = (5, 30), 60.0
 
 
-def measure(workshop: Workshop, variants: Sequence[Variant], stage: Stage) -> None:
+def measure(workshop: Workshop, variants: Sequence[Variant], every: Sequence[Variant], stage: Stage) -> None:
     """Measure what is not known yet, and write it to `FILE`: by the variants' names.
 
     The action error is that of `Probe.nmse`. Bytes are those of weights in memory; they and times are of real variants.
+    Times are taken side by side: where one is missing, all that are known are taken again.
 
     Args:
         workshop: where everything is prepared.
         variants: each once.
+        every: all of the study's, to find again those that are known.
         stage: for progress.
     """
     path = workshop.out / FILE
     known = load(workshop.out)
     missing = [variant for variant in variants if variant.name not in known["variants"]]
-    if not missing:
-        return
-    probe = workshop.probe()
     report = stage("action errors", len(missing))
+    probe = workshop.probe()
     for variant in missing:
         actions = probe.actions(workshop.network(variant.weights), variant.denoise_steps)
         known["variants"][variant.name] = {"nmse": probe.nmse(actions), **_bytes(workshop, variant)}
+        results.replace(path, json.dumps(known, indent=1) + "\n")
         report(1)
-    real = [variant for variant in variants if variant.real]
+    real = [variant for variant in every if variant.real and variant.name in known["variants"]]
+    if all("chunk_ms" in known["variants"][variant.name] for variant in real):
+        return
     for name, chunk_ms in _times_ms(workshop, real, stage).items():
         known["variants"][name]["chunk_ms"] = chunk_ms
     known["machine"] = asdict(machine.identify(torch.device("cpu")))
-    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    results.replace(path, json.dumps(known, indent=1) + "\n")
 
 
 def load(out: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlaq_ros.evaluate.rollout import Request, Switching, own
 from vlaq_ros.evaluate.switching import FineAfter, FineNear, Inverted, Random
+from vlaq_ros.study import results
 from vlaq_ros.study.cells import ROLES, SHARES, Pair, Rule, Switch
 
 
@@ -61,7 +62,8 @@ class Pilot:
     def resolve(self, switch: Switch) -> Resolved:
         """Give a rule its numbers.
 
-        All but `inverted` leave the pilot the thresholds of DyQ-VLA's rule, so that replans come alike.
+        All but `inverted` leave the pilot the thresholds of DyQ-VLA's rule, so that replans come alike. For `inverted`
+        the arm is taken to move as it does under that rule: its own share comes out otherwise.
         """
         share, threshold = switch.share, self.threshold(switch.share)
         kept = (threshold, 0.0)
@@ -101,8 +103,7 @@ class Pilot:
 
     def save(self, path: Path, pair: Pair) -> None:
         """Write a file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"variants": _variants(pair), **asdict(self)}) + "\n", encoding="utf-8")
+        results.replace(path, json.dumps({"variants": _variants(pair), **asdict(self)}) + "\n")
 
 
 def fly(run: Callable[[Switching, tuple[float, ...]], Sequence[Look]], threshold: float) -> Pilot:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vlaq_ros.study import figures
-from vlaq_ros.study.analysis import Difference, Line, Rate, Study, read
-from vlaq_ros.study.cells import MARGIN, Plan
+from vlaq_ros.study.analysis import Difference, Line, Rate, Study, alike, read
+from vlaq_ros.study.cells import Plan
 
 GROUPS = {
-    "methods": "Methods at equal bytes",
+    "methods": "Methods within 0.305 of the bytes, two with budgets of their own",
     "width": "Widths, emulated",
     "mixed": "2 and 4 bits side by side, emulated, 8-bit activations",
     "steps": "Denoising steps",
@@ -39,8 +39,10 @@ def _tables(study: Study) -> str:
     parts = ["# Tables of the study", _claims(study)]
     for group, title in GROUPS.items():
         if lines := study.group(group):
-            parts += [f"## {title}", _successes(study, [study.full, *lines])]
-            parts.append(_switching(lines) if group == "switching" else _costs(study, [study.full, *lines]))
+            full, *lines = alike([study.full, *lines])
+            said = f"On the {full.rate.n} episodes that all of them have."
+            parts += [f"## {title}", said, _successes(study, full, lines)]
+            parts.append(_switching(lines) if group == "switching" else _costs(study, full, lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -59,21 +61,19 @@ def _claims(study: Study) -> str:
         for verdict in study.verdicts()
     ]
     head = ("claim", "pairs", "only first / only second succeeds", "difference, points (one-sided 95 %)", "p")
-    needed = f"pairs for a margin of {100 * MARGIN:g} points"
-    return "## Claims\n\n" + _table((*head, "p (Holm)", "shown", needed), rows)
+    return "## Claims\n\n" + _table((*head, "p (Holm)", "shown", "pairs that the margin asks for"), rows)
 
 
-def _successes(study: Study, lines: Sequence[Line]) -> str:
-    rows = []
-    for line in lines:
-        to_full = None if line is study.full else line.against(study.full)
-        other = study.lines.get(line.cell.against or "")
+def _successes(study: Study, full: Line, lines: Sequence[Line]) -> str:
+    rows, known = [], {line.cell.name: line for line in lines}
+    for line in (full, *lines):
+        to_full = None if line is full else line.against(full)
+        other = known.get(line.cell.against or "")
         to_other = None if other is None or other is line else line.against(other)
         by_family = [study.family_rate(line, family) for family in study.families]
         rows.append(
             (
                 line.cell.name,
-                str(line.rate.n),
                 _rate(line.rate),
                 *(_NONE if rate is None else f"{100 * rate.value:.0f}" for rate in by_family),
                 *_difference(to_full),
@@ -82,27 +82,28 @@ def _successes(study: Study, lines: Sequence[Line]) -> str:
                 *_difference(to_other),
             )
         )
-    head = ("cell", "n", "success % (Wilson 95 %)", *study.families, "to full, points", "p", "above (95 %)")
-    return _table((*head, "compared with", "points", "p"), rows)
+    head = ("cell", "success % (Wilson 95 %)", *study.families, "to full, points", "p (McNemar, not adjusted)")
+    return _table((*head, "above (95 %)", "compared with", "points", "p (the same)"), rows)
 
 
-def _costs(study: Study, lines: Sequence[Line]) -> str:
+def _costs(study: Study, full: Line, lines: Sequence[Line]) -> str:
     rows = []
-    for line in lines:
+    for line in (full, *lines):
         (variant,) = line.cell.variants
         known = study.measured.get(variant.name, {})
-        joints, tool = line.jerk_ratio(study.full)
+        joints, tool, duration = line.motion_ratios(full)
         rows.append(
             (
                 line.cell.name,
                 variant.name,
                 f"{known['nmse']:.1e}" if "nmse" in known else _NONE,
                 f"{joints:.3f} / {tool:.3f}",
+                f"{duration:.3f}",
                 *(f"{known[key]:.3f}" if key in known else _NONE for key in ("linears", "all")),
                 f"{known['chunk_ms']:.1f}" if "chunk_ms" in known else _NONE,
             )
         )
-    head = ("cell", "answers", "action NMSE", "jerk over full's, joints / tool")
+    head = ("cell", "answers", "action NMSE", "jerk over full's, joints / tool", "duration over full's")
     timed = f"chunk, ms ({study.machine['name']}, 1 thread)" if study.machine else "chunk, ms"
     return _table((*head, "bytes of linears over bf16", "of all", timed), rows)
 

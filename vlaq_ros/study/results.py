@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from vlaq_ros.errors import OtherStudyError
 
@@ -28,11 +29,28 @@ def path(out: Path, cell: str) -> Path:
     return out / "results" / f"{cell}.jsonl"
 
 
-class Results:
-    """The episodes of a cell.
+def read(path: Path, facts: Mapping[str, Any]) -> dict[int, Row]:
+    """Read the episodes that a file holds by now, by their numbers; none where it is not there.
 
     Args:
-        path: of the file.
+        path: of the file, which may be growing: a line that is not whole is passed over.
+        facts: some or all of what the episodes must be of, in plain values.
+
+    Raises:
+        OtherStudyError: they are of something else.
+    """
+    head, *lines = _whole_lines(path) or [b"{}"]
+    there, wanted = json.loads(head), json.loads(json.dumps(facts))
+    if there and (differing := [key for key in wanted if there.get(key) != wanted[key]]):
+        raise OtherStudyError(path, differing)
+    return {row.number: row for row in map(_parse, lines)}
+
+
+class Results:
+    """The episodes of a cell, to be added to.
+
+    Args:
+        path: of the file; what its last writer did not finish is cut off.
         facts: what the episodes are of, in plain values.
 
     Attributes:
@@ -43,27 +61,10 @@ class Results:
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        self._path, self.facts = path, dict(facts)
-        self.rows: dict[int, Row] = {}
+        self._path, self._head = path, json.dumps(facts) + "\n"
+        self.rows = read(path, facts)
         if path.is_file():
-            there = self.load(path)
-            plain = json.loads(json.dumps(self.facts))
-            if differing := [key for key in plain if there.facts.get(key) != plain[key]]:
-                raise OtherStudyError(path, differing)
-            self.rows = there.rows
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what is there; a line that was cut off by the end of its writer is dropped from the file."""
-        whole = path.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if kept != whole:
-            path.write_bytes(kept)
-        head, *lines = kept.decode().splitlines() or ["{}"]
-        results = cls.__new__(cls)
-        results._path, results.facts = path, json.loads(head)
-        results.rows = {row.number: row for row in map(_parse, lines)}
-        return results
+            os.truncate(path, sum(map(len, _whole_lines(path))))
 
     def missing(self, episodes: int, part: int) -> Iterator[tuple[int, ...]]:
         """Give the numbers below `episodes` that are not there, in parts of at most `part`."""
@@ -75,12 +76,25 @@ class Results:
         """Append episodes, all or none of their lines complete but the last."""
         new = {row.number: row for row in rows}
         text = "".join(json.dumps(_plain(row), separators=(",", ":")) + "\n" for row in new.values())
-        if not self._path.is_file():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.facts) + "\n" + text
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._path.is_file() or not self._path.stat().st_size:
+            text = self._head + text
         with self._path.open("a", encoding="utf-8") as file:
             file.write(text)
         self.rows |= new
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 def _plain(row: Row) -> list[Any]:
@@ -88,6 +102,6 @@ def _plain(row: Row) -> list[Any]:
     return [number, int(success), *rest]
 
 
-def _parse(line: str) -> Row:
+def _parse(line: bytes) -> Row:
     number, success, seconds, chunks, jerk, tool_jerk = json.loads(line)
     return Row(number, bool(success), seconds, tuple(chunks), jerk, tool_jerk)

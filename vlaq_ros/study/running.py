@@ -15,7 +15,7 @@ from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.evaluate.parallel import PART, portable_errors
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, Switching, own, play
+from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, Switching, in_turn, own, play
 from vlaq_ros.evaluate.smoothness import rms_jerk
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
@@ -139,8 +139,7 @@ def pilot(workshop: Workshop, pair: Pair, pool: Executor, stage: Stage) -> Pilot
 
 def _facts(cell: Cell, switching: Resolved) -> dict[str, Any]:
     """Say what the episodes of a cell are of."""
-    switch = None if cell.switch is None else {**asdict(cell.switch), "at": switching.at}
-    return {"cell": cell.name, "variants": [variant.name for variant in cell.variants], "switch": switch}
+    return cell.facts | {"switch": cell.switch and {**asdict(cell.switch), "at": switching.at}}
 
 
 def engine(workshop: Workshop, variants: tuple[Variant, ...]) -> Engine:
@@ -163,8 +162,8 @@ def _engine(workshop: Workshop, variants: tuple[Variant, ...]) -> Engine:
 
 def _play(part: Part, rule: Switching) -> list[Outcome]:
     policy = engine(part.workshop, part.variants)
-    tasks = policy.spec.instructions
-    episodes = [(part.first_seed + number, tasks[number % len(tasks)]) for number in part.numbers]
+    layout = in_turn(part.first_seed, policy.spec.instructions, max(part.numbers) + 1)
+    episodes = [layout[number] for number in part.numbers]
     how: dict[str, Any] = {"latency_s": LATENCY_S, "limit_s": TIME_LIMIT_S, "switching": rule}
     config = PilotConfig(precision=AUTO if len(part.variants) > 1 else ROLES[0])
     robot = RobotConfig.load("sim_panda")

@@ -32,7 +32,7 @@ from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import native_dtype, networks
 from vlaq_ros.policy.pi0 import PI0Network
 from vlaq_ros.quant.kernels import select
-from vlaq_ros.study import mixing
+from vlaq_ros.study import mixing, results
 from vlaq_ros.study.variants import Calibrated, Emulated, Full, Mixed, Weights
 
 MIXED_ACTIVATION_BITS = 8
@@ -77,8 +77,7 @@ class Workshop:
             if json.loads(path.read_text(encoding="utf-8")) != facts:
                 raise OtherStudyError(path, ["checkpoint"])
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        results.replace(path, json.dumps(facts) + "\n")
 
     def prepare(self, wanted: Iterable[Weights], jobs: int, stage: Stage) -> None:
         """Make what is not there yet: the buffer, bundles and widths.
