@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,13 @@ def test_the_same_results_give_the_same_figures(out: Path) -> None:
 def test_a_study_that_has_not_been_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(NoResultsError, match="holds no results of the full policy; run `vlaq study --out"):
         report.write(PLAN, tmp_path)
+
+
+def test_the_tables_in_docs_are_of_the_episodes_beside_them(tmp_path: Path) -> None:
+    kept = Path(__file__).parents[1] / "docs" / "study"
+    copied = shutil.copytree(kept, tmp_path / "study")
+    tables, *_ = report.write(PLAN, copied)
+    assert tables.read_text() == (kept / "report" / "tables.md").read_text()
+    page = (kept.parent / "study.md").read_text()
+    claims = tables.read_text().partition("## Claims\n\n")[2].partition("\n\n")[0]
+    assert claims in page
