@@ -59,7 +59,7 @@ def _methods(study: Study) -> Figure | None:
     axes.set(
         xlabel="success less that of full precision on the same seeds, points\n"
         f"(one-sided 95 % bounds to either side; dashed: the margin of {100 * MARGIN:g} points)",
-        title=f"Methods (bytes over bf16), n = {full.rate.n}; diamonds: more bytes; squares: all their episodes",
+        title=f"Methods (bytes over bf16), n = {full.rate.n}; orange: more bytes; green: all episodes",
     )
     return figure
 
