@@ -149,6 +149,14 @@ def test_a_budget_is_kept_and_the_facts_are_the_answers_own(method: Method, draw
         assert {name: len(widths) for name, widths in answer.widths.items()} == {n: s[0] for n, s in shapes.items()}
 
 
+def test_4_bits_throughout_are_within_reach_of_a_queue_that_would_prune_before_it_gets_there() -> None:
+    sensitivity, shapes = problem((273, 32), seed=0, convex=False)
+    least = uniform(sensitivity, shapes, 4).bytes_over_bf16
+    assert queue(sensitivity, shapes, Budget.bytes(least)).bytes_over_bf16 == least
+    with pytest.raises(BudgetError):
+        queue(sensitivity, shapes, Budget.bytes(0.99 * least))
+
+
 @given(MIXED, st.floats(4, 16), st.floats(4, 16))
 def test_more_bits_narrow_no_channel(drawn: Problem, one: float, other: float) -> None:
     less, more = (queue(*drawn, Budget.bits(limit)) for limit in sorted([one, other]))

@@ -158,7 +158,14 @@ def queue(
     # A queue gives out a step that is cheaper than the one before it, of the same row, right after that one.
     due = np.maximum.accumulate(price, axis=0)[step, row]
     tile_due = np.maximum.accumulate(problem.by_tile(price), axis=0)[step, row]
-    return problem.narrowed(step, row, np.lexsort((step, row, due, tile_due)))
+    try:
+        return problem.narrowed(step, row, np.lexsort((step, row, due, tile_due)))
+    except BudgetError:
+        plain, alike = (uniform(sensitivity, shapes, width, fixed) for width in (16, 4))
+        # 4 bits alone need no index, as they do beside pruned rows, which the queue may come to earlier.
+        if isinstance(budget, _Bytes) and alike.bytes_over_bf16 <= budget.limit < plain.bytes_over_bf16:
+            return alike
+        raise
 
 
 def layerwise(
