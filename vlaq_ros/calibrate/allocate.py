@@ -158,14 +158,7 @@ def queue(
     # A queue gives out a step that is cheaper than the one before it, of the same row, right after that one.
     due = np.maximum.accumulate(price, axis=0)[step, row]
     tile_due = np.maximum.accumulate(problem.by_tile(price), axis=0)[step, row]
-    try:
-        return problem.narrowed(step, row, np.lexsort((step, row, due, tile_due)))
-    except BudgetError:
-        plain, alike = (uniform(sensitivity, shapes, width, fixed) for width in (16, 4))
-        # 4 bits alone need no index, as they do beside pruned rows, which the queue may come to earlier.
-        if isinstance(budget, _Bytes) and alike.bytes_over_bf16 <= budget.limit < plain.bytes_over_bf16:
-            return alike
-        raise
+    return problem.narrowed(step, row, np.lexsort((step, row, due, tile_due)))
 
 
 def layerwise(
@@ -277,7 +270,13 @@ class _Problem:
             cost[0] += along[0]
             cost[1 + steps] += np.diff(along)
         cost = cost.cumsum()
-        stop = int(np.argmax(cost <= self.limit(int(cost.min()), int(cost[0]))))
+        # 4 bits throughout need no index, as they do beside pruned rows, which an order may come to earlier.
+        alike = [WIDTHS.index(self.fixed.get(name, 4)) for name in self.shapes]
+        least = self.layer_costs()[range(len(alike)), alike].sum()
+        limit = self.limit(int(min(least, cost.min())), int(cost[0]))
+        if limit < cost.min():
+            return self.allocation(np.repeat(alike, self.outputs))
+        stop = int(np.argmax(cost <= limit))
         level = self.start.copy()
         np.add.at(level, row[:stop], 1)
         for steps, rows in zip(of_layer, self._layers(), strict=True):

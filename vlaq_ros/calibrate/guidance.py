@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from vlaq_ros.calibrate.probe import Batch, Probe
-from vlaq_ros.calibrate.sensitivity import recorded
+from vlaq_ros.calibrate.sensitivity import gradients, recorded
 
 
 def token_weights(probe: Probe, *, probes: int = 4, report: Callable[[int], None]) -> dict[str, Tensor]:
@@ -44,20 +44,17 @@ def token_weights(probe: Probe, *, probes: int = 4, report: Callable[[int], None
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, list[Tensor]] = defaultdict(list)
     for batch in probe.batches:
-        for name, squares in _of_batch(probe, batch, probes, generator):
+        for name, squares in _of_batch(probe, batch, probes, generator).items():
             weights[name].append((squares / probes).sqrt())
         report(len(batch.rows))
     return {name: torch.cat(parts) for name, parts in weights.items()}
 
 
-def _of_batch(probe: Probe, batch: Batch, probes: int, generator: torch.Generator) -> list[tuple[str, Tensor]]:
-    """Give the sum of |v . J|^2 over the v's for the tokens of every call, flat; a batch's graph dies with it."""
+def _of_batch(probe: Probe, batch: Batch, probes: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Give the sum of |v . J|^2 over the v's for all tokens of a layer's calls; a batch's graph dies with it."""
     actions, _, outputs = recorded(probe, batch)
-    calls = [call for of_layer in outputs.values() for call in of_layer]
-    squares = [call.new_zeros(call.shape[:-1]) for call in calls]
-    for _ in range(probes):
-        v = torch.randn(actions.shape, generator=generator).to(actions)
-        gradients = torch.autograd.grad(actions, calls, v, True)
-        squares = [total + each.square().sum(dim=-1) for total, each in zip(squares, gradients, strict=True)]
-    names = [name for name, of_layer in outputs.items() for _ in of_layer]
-    return [(name, total.flatten()) for name, total in zip(names, squares, strict=True)]
+    sums: dict[str, Tensor] = {}
+    for found in gradients(actions, outputs, probes, generator):
+        for name, calls in found.items():
+            sums[name] = sums.get(name, 0) + torch.cat([call.square().sum(dim=-1).flatten() for call in calls])
+    return sums

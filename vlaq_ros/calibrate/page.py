@@ -38,7 +38,7 @@ def render(facts: Facts) -> str:
         sections.append(_matching(facts))
     sections += [
         *_distribution(facts),
-        _dispatch(facts, facts.dispatch),
+        _dispatch(facts),
         _memory(facts),
         _data(facts),
         _making(facts),
@@ -270,7 +270,8 @@ def _distribution(facts: Facts) -> list[str]:
     ]
 
 
-def _dispatch(facts: Facts, dispatch: Dispatch) -> str:
+def _dispatch(facts: Facts) -> str:
+    dispatch = facts.dispatch
     parts = [_text(dispatch.verdict)]
     if dispatch.wholes:
         parts.append(_wholes(dispatch.wholes))

@@ -8,7 +8,7 @@ every channel and width would take days, so a proxy gives all of them and true p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -77,11 +77,9 @@ def _of_batch(
         x = _by_observation(inputs.pop(name), len(actions))
         shifts[name] = [x @ each.T for each in lost(linear.weight)]
     sums: dict[str, Tensor] = {}
-    for _ in range(probes):
-        v = torch.randn(actions.shape, generator=generator).to(actions)
-        gradients = iter(torch.autograd.grad(actions, [y for calls in outputs.values() for y in calls], v, True))
-        for name, calls in outputs.items():
-            g = _by_observation([next(gradients) for _ in calls], len(actions))
+    for found in gradients(actions, outputs, probes, generator):
+        for name, calls in found.items():
+            g = _by_observation(calls, len(actions))
             moved = torch.stack([(g * shift).sum(dim=1) for shift in shifts[name]])  # v . J D: [W, B, O]
             sums[name] = sums.get(name, 0) + moved.double().square().sum(dim=1)
     return sums
@@ -99,6 +97,17 @@ def recorded(probe: Probe, batch: Batch) -> tuple[Tensor, dict[str, list[Tensor]
     with watching(probe.network, layers(probe.network), keep):
         actions = probe.differentiable(probe.network, batch)
     return actions, inputs, outputs
+
+
+def gradients(
+    actions: Tensor, outputs: Mapping[str, list[Tensor]], probes: int, generator: torch.Generator
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Give v . J, for so many v ~ N(0, I), with respect to what came out of every call, as `recorded` gives them."""
+    calls = [call for of_layer in outputs.values() for call in of_layer]
+    for _ in range(probes):
+        v = torch.randn(actions.shape, generator=generator).to(actions)
+        found = iter(torch.autograd.grad(actions, calls, v, True))
+        yield {name: [next(found) for _ in of_layer] for name, of_layer in outputs.items()}
 
 
 def _by_observation(calls: list[Tensor], observations: int) -> Tensor:

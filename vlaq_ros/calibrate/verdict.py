@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from vlaq_ros.calibrate.thresholds import Dispatch, Evidence, Proposal, Whole, static_thresholds
 from vlaq_ros.config import AUTO
-from vlaq_ros.evaluate.statistics import BoolArray, lower_bound95, mcnemar
+from vlaq_ros.evaluate.statistics import BoolArray, paired
 
 TOLERATED_LOSS = 0.05  # of the success rate, against the finest precision's; its 95 % bound is held to it
 
@@ -55,9 +55,8 @@ def judge(proposal: Proposal, successes: Mapping[str, BoolArray]) -> Dispatch:
 
 
 def _whole(name: str, successes: BoolArray, finest: BoolArray) -> Whole:
-    n, compared = len(successes), mcnemar(successes, finest)
-    difference = (compared.only_first - compared.only_second) / n
-    return Whole(name, int(successes.sum()), n, difference, lower_bound95(compared, n))
+    difference = paired(successes, finest)
+    return Whole(name, int(successes.sum()), difference.n, difference.value, difference.bound)
 
 
 def _bound(whole: Whole, finest: str) -> str:

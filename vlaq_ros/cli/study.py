@@ -73,11 +73,12 @@ def _study(study: Plan, cells: Sequence[Cell], arguments: argparse.Namespace) ->
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vlaq_ros.study import measuring, running
+    from vlaq_ros.study.cells import variants_of
     from vlaq_ros.study.workshop import Workshop
 
     workshop = Workshop(arguments.model.resolve(), arguments.out.resolve())
     workshop.claim()
-    variants = list(dict.fromkeys(variant for cell in cells for variant in cell.variants))
+    variants = variants_of(cells)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, speed_estimate_period=1800) as bar:
 
@@ -96,8 +97,7 @@ def _study(study: Plan, cells: Sequence[Cell], arguments: argparse.Namespace) ->
             running.run(workshop, cells, pilots, episodes=arguments.episodes, pool=pool, stage=stage)
         finally:
             pool.shutdown(cancel_futures=True)
-        every = list(dict.fromkeys(variant for cell in study.cells for variant in cell.variants))
-        measuring.measure(workshop, variants, every, stage)
+        measuring.measure(workshop, variants, variants_of(study.cells), stage)
     print(f"{len(cells)} cells of {arguments.episodes} episodes are in {arguments.out}; see: vlaq study --report")
     return 0
 
@@ -130,8 +130,10 @@ def _widths(text: str) -> tuple[int, int]:
     from vlaq_ros.study.cells import ACTIVATION_BITS, WEIGHT_BITS
 
     found = re.fullmatch(r"w(\d+)a(\d+)", text)
-    if found and int(found[1]) in WEIGHT_BITS and int(found[2]) in ACTIVATION_BITS and text not in ("w4a16", "w4a8"):
-        return int(found[1]), int(found[2])
+    if found:
+        widths = weight, activation = int(found[1]), int(found[2])
+        if weight in WEIGHT_BITS and activation in ACTIVATION_BITS and (weight < 4 or activation < 8):
+            return widths
     weights, activations = (", ".join(map(str, bits)) for bits in (WEIGHT_BITS, ACTIVATION_BITS))
     raise argparse.ArgumentTypeError(
         f"got {text!r}, expected widths below w4a8 such as w4a3: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,40 @@ def lower_bound95(comparison: PairedComparison, n: int) -> float:
         return -1.0
     found: float = brentq(excess, -edge, edge)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The success rate of one policy less that of another, on the same seeds."""
+
+    n: int
+    comparison: PairedComparison
+
+    @property
+    def value(self) -> float:
+        """As it was found."""
+        return (self.comparison.only_first - self.comparison.only_second) / self.n
+
+    @property
+    def bound(self) -> float:
+        """One-sided 95 % lower bound."""
+        return lower_bound95(self.comparison, self.n)
+
+    @property
+    def upper_bound(self) -> float:
+        """One-sided 95 % upper bound."""
+        first, second = self.comparison.only_first, self.comparison.only_second
+        return -lower_bound95(replace(self.comparison, only_first=second, only_second=first), self.n)
+
+    @property
+    def discordance(self) -> float:
+        """Share of episodes on which they differ."""
+        return (self.comparison.only_first + self.comparison.only_second) / self.n
+
+
+def paired(first: BoolArray, second: BoolArray) -> Difference:
+    """Compare two success vectors [N] over the same seeds. Raises ValueError as `mcnemar`."""
+    return Difference(len(first), mcnemar(first, second))
 
 
 def noninferiority_p(comparison: PairedComparison, n: int, margin: float) -> float:

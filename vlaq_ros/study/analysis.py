@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ import numpy as np
 
 from vlaq_ros.errors import NoResultsError
 from vlaq_ros.evaluate.statistics import (
-    PairedComparison,
+    Difference,
     holm,
-    lower_bound95,
-    mcnemar,
     noninferiority_p,
+    paired,
     pairs_needed,
     wilson95,
 )
@@ -47,35 +46,6 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """One cell held against another, on the episodes that both have."""
-
-    n: int
-    comparison: PairedComparison
-
-    @property
-    def value(self) -> float:
-        """Success rate of the first less that of the second."""
-        return (self.comparison.only_first - self.comparison.only_second) / self.n
-
-    @property
-    def bound(self) -> float:
-        """One-sided 95 % lower bound."""
-        return lower_bound95(self.comparison, self.n)
-
-    @property
-    def upper_bound(self) -> float:
-        """One-sided 95 % upper bound."""
-        first, second = self.comparison.only_first, self.comparison.only_second
-        return -lower_bound95(replace(self.comparison, only_first=second, only_second=first), self.n)
-
-    @property
-    def discordance(self) -> float:
-        """Share of episodes on which they differ."""
-        return (self.comparison.only_first + self.comparison.only_second) / self.n
-
-
-@dataclass(frozen=True, slots=True)
 class Line:
     """A cell and its episodes."""
 
@@ -101,7 +71,7 @@ class Line:
         """Compare on the same seeds; there must be one."""
         numbers = sorted(self.rows.keys() & other.rows.keys())
         first, second = (np.array([line.rows[number].success for number in numbers]) for line in (self, other))
-        return Difference(len(numbers), mcnemar(first, second))
+        return paired(first, second)
 
     def motion_ratios(self, other: Line) -> tuple[float, float, float]:
         """Give mean jerk of joints and tool, and mean duration, over those of another cell, on the same seeds."""

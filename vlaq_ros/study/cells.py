@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -120,6 +120,11 @@ class Plan:
             if not any(fnmatchcase(cell.name, pattern) for cell in self.cells):
                 raise NoCellError(pattern)
         return tuple(cell for cell in self.cells if any(fnmatchcase(cell.name, pattern) for pattern in patterns))
+
+
+def variants_of(cells: Iterable[Cell]) -> list[Variant]:
+    """Give the variants of cells, each once."""
+    return list(dict.fromkeys(variant for cell in cells for variant in cell.variants))
 
 
 def plan(coarse: Emulated) -> Plan:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from vlaq_ros.calibrate.figures import FAINT, INK, STYLE
 from vlaq_ros.evaluate.report import PALETTE
-from vlaq_ros.study.analysis import Difference, Line, Rate, Study, alike
+from vlaq_ros.evaluate.statistics import Difference
+from vlaq_ros.study.analysis import Line, Rate, Study, alike
 from vlaq_ros.study.cells import ACTIVATION_BITS, MARGIN, OWN_BUDGETS, WEIGHT_BITS, Pair, Rule
 from vlaq_ros.study.variants import Emulated, Variant, Weights
 

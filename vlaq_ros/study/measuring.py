@@ -41,14 +41,13 @@ def measure(workshop: Workshop, variants: Sequence[Variant], every: Sequence[Var
     """
     path = workshop.out / FILE
     known = load(workshop.out)
-    missing = [variant for variant in variants if variant.name not in known["variants"]]
-    report = stage("action errors", len(missing))
-    probe = workshop.probe()
-    for variant in missing:
-        actions = probe.actions(workshop.network(variant.weights), variant.denoise_steps)
-        known["variants"][variant.name] = {"nmse": probe.nmse(actions), **_bytes(workshop, variant)}
-        results.replace(path, json.dumps(known, indent=1) + "\n")
-        report(1)
+    if missing := [variant for variant in variants if variant.name not in known["variants"]]:
+        probe, report = workshop.probe(), stage("action errors", len(missing))
+        for variant in missing:
+            actions = probe.actions(workshop.network(variant.weights), variant.denoise_steps)
+            known["variants"][variant.name] = {"nmse": probe.nmse(actions), **_bytes(workshop, variant)}
+            results.replace(path, json.dumps(known, indent=1) + "\n")
+            report(1)
     real = [variant for variant in every if variant.real and variant.name in known["variants"]]
     if all("chunk_ms" in known["variants"][variant.name] for variant in real):
         return

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vlaq_ros.evaluate.statistics import Difference
 from vlaq_ros.study import figures
-from vlaq_ros.study.analysis import Difference, Line, Rate, Study, alike, read
+from vlaq_ros.study.analysis import Line, Rate, Study, alike, read
 from vlaq_ros.study.cells import Plan
 
 GROUPS = {

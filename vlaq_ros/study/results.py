@@ -39,11 +39,7 @@ def read(path: Path, facts: Mapping[str, Any]) -> dict[int, Row]:
     Raises:
         OtherStudyError: they are of something else.
     """
-    head, *lines = _whole_lines(path) or [b"{}"]
-    there, wanted = json.loads(head), json.loads(json.dumps(facts))
-    if there and (differing := [key for key in wanted if there.get(key) != wanted[key]]):
-        raise OtherStudyError(path, differing)
-    return {row.number: row for row in map(_parse, lines)}
+    return _rows(path, _whole_lines(path), facts)
 
 
 class Results:
@@ -62,9 +58,10 @@ class Results:
 
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self._path, self._head = path, json.dumps(facts) + "\n"
-        self.rows = read(path, facts)
+        lines = _whole_lines(path)
+        self.rows = _rows(path, lines, facts)
         if path.is_file():
-            os.truncate(path, sum(map(len, _whole_lines(path))))
+            os.truncate(path, sum(map(len, lines)))
 
     def missing(self, episodes: int, part: int) -> Iterator[tuple[int, ...]]:
         """Give the numbers below `episodes` that are not there, in parts of at most `part`."""
@@ -95,6 +92,14 @@ def replace(path: Path, text: str) -> None:
 def _whole_lines(path: Path) -> list[bytes]:
     lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
     return [line for line in lines if line.endswith(b"\n")]
+
+
+def _rows(path: Path, lines: list[bytes], facts: Mapping[str, Any]) -> dict[int, Row]:
+    head, *episodes = lines or [b"{}"]
+    there, wanted = json.loads(head), json.loads(json.dumps(facts))
+    if there and (differing := [key for key in wanted if there.get(key) != wanted[key]]):
+        raise OtherStudyError(path, differing)
+    return {row.number: row for row in map(_parse, episodes)}
 
 
 def _plain(row: Row) -> list[Any]:
