@@ -97,6 +97,28 @@ class ActionChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Guide:
+    """What the arm is committed to, as actions relative to a new observation: where its flow is to lead.
+
+    Real-time chunking (Black, Galliker and Levine, arXiv 2506.07339).
+    """
+
+    actions: FloatArray  # [T, A], in the space and units of an ActionChunk's; rows of weight 0 are not read
+    weights: FloatArray  # [T] in [0, 1]: 1 for a step that is executed before the answer comes, 0 for a free one
+
+
+@dataclass(frozen=True, slots=True)
+class Violations:
+    """What of a chunk a robot's limits did not allow: how many points of the motion lie on a limit or were cut off."""
+
+    position: int = 0
+    velocity: int = 0
+    acceleration: int = 0
+    jerk: int = 0
+    workspace: int = 0  # points cut off, because the tool would have left its box
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """A timed joint motion; the same thing as trajectory_msgs/JointTrajectory, as arrays."""
 
@@ -116,7 +138,7 @@ class Command:
     decision: Decision
     observation_stamp_ns: int
     inference_s: float
-    clipped: int  # limit violations that were clipped in this command
+    violations: Violations  # that were clipped in this command
 
 
 class Policy(Protocol):
@@ -132,7 +154,14 @@ class Policy(Protocol):
         """T, A of the noise that a flow starts from; A may exceed the columns of an action."""
         ...
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+    @property
+    def guidable(self) -> bool:
+        """Whether `infer` follows a guide."""
+        ...
+
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
         """Compute one chunk; `noise` of `noise_shape`, standard normal, is the start of the flow.
 
         Raises:

@@ -178,6 +178,16 @@ class RobotFileError(ConfigError):
         )
 
 
+class JointLimitsFileError(ConfigError):
+    """A file of joint limits cannot be used."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"joint limits file {str(path)!r} {why}; expected the format of joint_limits.yaml, with max_acceleration "
+            "and max_jerk of every joint: name it as safety.joint_limits in the robot's YAML file"
+        )
+
+
 class UnusableMessageError(VlaqError):
     """A ROS message whose content cannot be used."""
 
