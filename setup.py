@@ -39,8 +39,10 @@ setup(
     # Never torch: a robot computer brings the build that fits its accelerator.
     # Never ros-*: wheels would shadow a sourced ROS.
     install_requires=[
+        "daqp",
         "matplotlib",
         "numpy",
+        "opencv-python-headless",
         "pin",
         "pyyaml",
         "rich",

@@ -9,16 +9,36 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.config import PilotConfig, RobotConfig, build, parameters_table, resolve, setting_of
-from vlaq_ros.errors import BadValueError, ConfigError, MissingKeyError, RobotFileError, UnknownKeyError
+from vlaq_ros.config import (
+    CameraConfig,
+    PilotConfig,
+    RobotConfig,
+    SafetyConfig,
+    build,
+    parameters_table,
+    required,
+    resolve,
+    setting_of,
+    shipped_robots,
+)
+from vlaq_ros.errors import (
+    BadValueError,
+    ConfigError,
+    JointLimitsFileError,
+    MissingKeyError,
+    RobotFileError,
+    UnknownKeyError,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PANDA = ROOT / "config/robots/sim_panda.yaml"
+SAFETY = yaml.safe_load(PANDA.read_text())["safety"]
 BOUNDED = [item for item in fields(PilotConfig) if setting_of(item).bounds]
 
 
@@ -63,11 +83,7 @@ def test_unknown_key() -> None:
         ("threads", 1.0, "threads in pilot.yaml is 1.0; expected a whole number from 1 to 64"),
         ("autostart", 1, "autostart in pilot.yaml is 1; expected true or false"),
         ("model", None, "model in pilot.yaml is None; expected text"),
-        (
-            "image_reliability",
-            "maybe",
-            "image_reliability in pilot.yaml is 'maybe'; expected one of best_effort, reliable",
-        ),
+        ("seam", "hard", "seam in pilot.yaml is 'hard'; expected one of guided, blended, naive"),
     ],
 )
 def test_bad_value(key: str, value: object, text: str) -> None:
@@ -98,11 +114,18 @@ def test_shipped_robot() -> None:
     robot = RobotConfig.load("sim_panda")
     assert robot == RobotConfig.load(str(PANDA))
     assert robot.joint_names == (*(f"panda_joint{i}" for i in range(1, 8)), "panda_finger_joint1")
-    assert robot.cameras == {"front": "camera/front/image_raw", "wrist": "camera/wrist/image_raw"}
+    assert robot.cameras["wrist"] == CameraConfig("camera/wrist/image_raw", 20.0)
+    assert list(robot.joint_limits()) == list(robot.joint_names)
 
 
-@pytest.mark.parametrize("key", [item.name for item in fields(RobotConfig)])
-def test_nothing_of_a_robot_has_a_default(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize("name", shipped_robots())
+def test_every_shipped_robot_loads_with_its_limits(name: str) -> None:
+    robot = RobotConfig.load(name)
+    assert set(robot.joint_limits()) == set(robot.joint_names)
+
+
+@pytest.mark.parametrize("key", [item.name for item in fields(RobotConfig) if required(item)])
+def test_what_has_no_default_must_be_said(tmp_path: Path, key: str) -> None:
     path = robot_file(tmp_path, **{key: None})
     with pytest.raises(MissingKeyError) as caught:
         RobotConfig.load(str(path))
@@ -115,19 +138,40 @@ def test_nothing_of_a_robot_has_a_default(tmp_path: Path, key: str) -> None:
     [
         ({"arm_joints": "panda_joint1"}, "arm_joints in {path} is 'panda_joint1'; expected a list of text"),
         ({"arm_joints": [1]}, "arm_joints in {path} is [1]; expected a list of text"),
-        ({"cameras": {1: "image"}}, "cameras in {path} is {{1: 'image'}}; expected a mapping of names to text"),
+        ({"cameras": {1: {}}}, "cameras in {path} is {{1: {{}}}}; expected a mapping of names to mappings"),
         (
-            {"acceleration_limits": {"panda_joint1": 0.0}},
-            "acceleration_limits in {path} is {{'panda_joint1': 0.0}}; "
-            "expected a mapping of names to numbers from 0.001 to 1000 rad/s^2",
+            {"cameras": {"front": "image"}},
+            "cameras in {path} is {{'front': 'image'}}; expected a mapping of names to mappings",
         ),
         (
-            {"arm_joints": ["a"], "gripper_joint": "g", "acceleration_limits": {"a": 1.0}},
-            "acceleration_limits in {path} is {{'a': 1.0}}; expected exactly one limit for each of a, g",
+            {"cameras": {"front": {"topic": "a", "rate_hz": 0}}},
+            "rate_hz in {path}: cameras.front is 0; expected a number from 0.1 to 1000 Hz",
         ),
         (
-            {"arm_joints": ["a", "a"], "gripper_joint": "g", "acceleration_limits": {"a": 1.0, "g": 1.0}},
-            "acceleration_limits in {path} is {{'a': 1.0, 'g': 1.0}}; expected exactly one limit for each of a, a, g",
+            {"arm_joints": ["a", "a"], "gripper_joint": "g"},
+            "arm_joints in {path} is ['a', 'a', 'g']; expected every joint once, the gripper's not among the arm's",
+        ),
+        (
+            {"joints": {"elbow": {"scale": -1.0}}},
+            "joints in {path} is ['elbow']; expected joints among panda_joint1, panda_joint2, panda_joint3, "
+            "panda_joint4, panda_joint5, panda_joint6, panda_joint7, panda_finger_joint1",
+        ),
+        (
+            {"joints": {"panda_joint1": {"scale": 0.0}}},
+            "joints.panda_joint1.scale in {path} is 0.0; expected a number other than 0",
+        ),
+        (
+            {"arm_joints": ["a", "b"], "gripper_joint": "g", "joints": {"a": {"message": "b"}}},
+            "joints in {path} is ['b', 'b', 'g']; expected another message name for every joint",
+        ),
+        (
+            {"gripper": {"type": "GripperCommand"}},
+            "gripper.topic in {path} is ''; expected the topic or action of GripperCommand",
+        ),
+        (
+            {"safety": SAFETY | {"workspace_lower_m": [0.0, 0.0, 2.0]}},
+            "safety.workspace in {path} is [[0.0, 0.0, 2.0], [0.9, 0.6, 0.9]]; expected three numbers each, every "
+            "lower one below its upper one",
         ),
     ],
 )
@@ -136,6 +180,56 @@ def test_unusable_robot(tmp_path: Path, changes: dict[str, Any], words: str) -> 
     with pytest.raises(BadValueError) as caught:
         RobotConfig.load(str(path))
     assert str(caught.value) == words.format(path=path)
+
+
+@pytest.mark.parametrize("key", [item.name for item in fields(SafetyConfig)])
+def test_no_safety_limit_has_a_default(tmp_path: Path, key: str) -> None:
+    path = robot_file(tmp_path, safety={name: value for name, value in SAFETY.items() if name != key})
+    with pytest.raises(MissingKeyError, match=f"{path}: safety has no key '{key}'; add it: "):
+        RobotConfig.load(str(path))
+
+
+def limits_file(folder: Path, **of_joint1: Any) -> RobotConfig:
+    """A robot whose limits are those of the Panda, changed for its first joint."""
+    values = yaml.safe_load((PANDA.parent / SAFETY["joint_limits"]).read_text())
+    values["joint_limits"]["panda_joint1"] |= of_joint1
+    (folder / "limits.yaml").write_text(yaml.safe_dump(values))
+    return RobotConfig.load(str(robot_file(folder, safety=SAFETY | {"joint_limits": "limits.yaml"})))
+
+
+def test_limits_are_read_as_ros2_control_reads_them(tmp_path: Path) -> None:
+    robot = limits_file(
+        tmp_path,
+        has_velocity_limits=True,
+        max_velocity=1.5,
+        has_position_limits=False,
+        min_position=-1.0,
+        max_position=1.0,
+        angle_wraparound=False,
+    )
+    limit = robot.joint_limits()["panda_joint1"]
+    assert (limit.max_velocity, limit.min_position, limit.max_position) == (1.5, -np.inf, np.inf)
+    assert (limit.max_acceleration, limit.max_jerk) == (15.0, 7500.0)
+
+
+@pytest.mark.parametrize("key", ["max_acceleration", "max_jerk"])
+def test_a_limit_that_is_switched_off_is_missing(tmp_path: Path, key: str) -> None:
+    robot = limits_file(tmp_path, **{f"has_{key[4:]}_limits": False})
+    with pytest.raises(MissingKeyError, match=f"limits.yaml: panda_joint1 has no key '{key}'; add it: "):
+        robot.joint_limits()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "does not exist"), ("a: 1", "has no mapping joint_limits"), ("joint_limits: {}", "has no limits of ")],
+)
+def test_unusable_limits_file(tmp_path: Path, content: str | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "limits.yaml").write_text(content)
+    robot = RobotConfig.load(str(robot_file(tmp_path, safety=SAFETY | {"joint_limits": "limits.yaml"})))
+    with pytest.raises(JointLimitsFileError) as caught:
+        robot.joint_limits()
+    assert str(caught.value).startswith(f"joint limits file '{tmp_path / 'limits.yaml'}' {why}")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +249,9 @@ def test_unreadable_robot_file(tmp_path: Path, content: str | bytes | None, why:
         RobotConfig.load(str(path))
     text = str(caught.value)
     assert text.startswith(f"robot file '{path}' {why}")
-    assert text.endswith("; expected the path of a YAML file or the name of a shipped robot: sim_panda")
+    assert text.endswith(
+        f"; expected the path of a YAML file or the name of a shipped robot: {', '.join(shipped_robots())}"
+    )
     assert "\n" not in text
     assert isinstance(caught.value, ConfigError)
 

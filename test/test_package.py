@@ -15,7 +15,7 @@ from sources import FILES, ROOT, libraries, setup_arguments
 
 import vlaq_ros
 
-MODULES = {"pin": "pinocchio", "pyyaml": "yaml"}  # whose distribution is called otherwise
+MODULES = {"pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}  # whose distribution is called otherwise
 LAUNCH = {"launch", "launch_ros"}  # needed by launch/ alone, and on no registry
 
 
@@ -81,6 +81,7 @@ def test_manifest_names_the_ros_packages_that_the_sources_import(
 
 def test_manifest_names_python_packages_that_pip_is_told_too(arguments: Mapping[str, Any], manifest: Package) -> None:
     depends = {depend.name.removeprefix("python3-") for depend in manifest.exec_depends if "python3-" in depend.name}
+    depends = {"cv2" if name == "opencv" else name for name in depends}
     assert depends <= modules(arguments["install_requires"])
 
 
