@@ -7,14 +7,21 @@ A safety limit has no default: the robot's YAML file must say it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from vlaq_ros.errors import BadValueError, JointLimitsFileError, MissingKeyError, RobotFileError, UnknownKeyError
+from vlaq_ros.errors import (
+    BadValueError,
+    ConfigError,
+    JointLimitsFileError,
+    MissingKeyError,
+    RobotFileError,
+    UnknownKeyError,
+)
 
 AUTO = "auto"  # the precision that follows the motion of the arm
 
@@ -380,13 +387,18 @@ def shipped_robots() -> list[str]:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """Read a YAML mapping."""
+    """Read a robot's file."""
+    return read_mapping(path, lambda why: RobotFileError(path, why, shipped_robots()))
+
+
+def read_mapping(path: Path, refuse: Callable[[str], ConfigError]) -> dict[Any, Any]:
+    """Read a YAML file that is a mapping; what it is instead is told to `refuse`, whose error is raised."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RobotFileError(path, f"is not YAML ({' '.join(str(error).split())})", shipped_robots()) from None
+        raise refuse(f"is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
-        raise RobotFileError(path, "is not a mapping of keys to values", shipped_robots())
+        raise refuse("is not a mapping of keys to values")
     return values
 
 
@@ -460,17 +472,23 @@ def parameters_table() -> str:
         JointLimitConfig: "Joint limits file: `joint_limits.NAME`",
     }
     for cls, title in titles.items():
-        head = "| name | type | default | unit | allowed | live | meaning |"
-        lines += ["", f"## {title}", "", str(cls.__doc__), "", head, "|---|---|---|---|---|---|---|"]
-        hints = get_type_hints(cls)
-        for item in fields(cls):
-            known = setting_of(item)
-            kind = _WORDS[hints[item.name]]
-            default = "required" if required(item) else _said(item.default)
-            live = "yes" if known.live else ""
-            cells = [f"`{item.name}`", kind, default, known.unit, _allowed(known), live, known.sentence]
-            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", *settings_table(cls, title)]
     return "\n".join(lines) + "\n"
+
+
+def settings_table(cls: type, title: str) -> list[str]:
+    """Render the settings of a dataclass as lines of Markdown."""
+    head = "| name | type | default | unit | allowed | live | meaning |"
+    lines = [f"## {title}", "", str(cls.__doc__), "", head, "|---|---|---|---|---|---|---|"]
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        known = setting_of(item)
+        default = "required" if required(item) else _said(item.default)
+        live = "yes" if known.live else ""
+        kind = _word(hints[item.name])
+        cells = [f"`{item.name}`", kind, default, known.unit, _allowed(known), live, known.sentence]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _said(default: object) -> str:
@@ -485,12 +503,13 @@ _WORDS: dict[Any, str] = {
     float: "a number",
     tuple[str, ...]: "a list of text",
     tuple[float, ...]: "a list of numbers",
-    ArmConfig: "a mapping",
-    GripperConfig: "a mapping",
-    SafetyConfig: "a mapping",
-    Mapping[str, CameraConfig]: "a mapping of names to mappings",
-    Mapping[str, JointConfig]: "a mapping of names to mappings",
 }
+
+
+def _word(hint: Any) -> str:
+    if is_dataclass(hint):
+        return "a mapping"
+    return "a mapping of names to mappings" if get_origin(hint) is Mapping else _WORDS[hint]
 
 
 def _allowed(known: Setting) -> str:
@@ -502,7 +521,7 @@ def _allowed(known: Setting) -> str:
 def _expected(hint: Any, known: Setting) -> str:
     if known.choices:
         return f"one of {_allowed(known)}"
-    return f"{_WORDS[hint]} from {_allowed(known)} {known.unit}".rstrip() if known.bounds else _WORDS[hint]
+    return f"{_word(hint)} from {_allowed(known)} {known.unit}".rstrip() if known.bounds else _word(hint)
 
 
 def _convert(value: Any, hint: Any, known: Setting, where: str) -> Any:
