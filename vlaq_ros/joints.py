@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class JointMap:
     """
 
     def __init__(self, robot: RobotConfig, policy: tuple[str, ...]) -> None:
-        known = {robot.joints.get(name, JointConfig()).policy or name: name for name in robot.joint_names}
+        known = dict(zip(_policy_names(robot), robot.joint_names, strict=True))
         if missing := [name for name in policy if name not in known]:
             raise JointNamesError(missing, known, "the robot file")
         self.policy = policy
@@ -37,6 +38,11 @@ class JointMap:
         self.message = tuple(joint.message or name for joint, name in zip(joints, self.urdf, strict=True))
         self._scales = np.array([joint.scale * _UNITS[joint.unit] for joint in joints])
         self._offsets = np.array([joint.offset for joint in joints])
+
+    @classmethod
+    def whole(cls, robot: RobotConfig) -> Self:
+        """All joints of a robot, in the order of its file."""
+        return cls(robot, _policy_names(robot))
 
     def positions(self, values: FloatArray) -> FloatArray:
         """Positions [*, J] rad (m) of the URDF's joints, from the values in a message."""
@@ -53,3 +59,7 @@ class JointMap:
     def message_rates(self, rates: FloatArray) -> FloatArray:
         """Values [*, J] for a message, from velocities or accelerations: the inverse of `rates`."""
         return rates / self._scales
+
+
+def _policy_names(robot: RobotConfig) -> tuple[str, ...]:
+    return tuple(robot.joints.get(name, JointConfig()).policy or name for name in robot.joint_names)

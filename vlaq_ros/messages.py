@@ -5,14 +5,17 @@ Fields are read and no message class is imported, so this works without ROS.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vlaq_ros.datatypes import FloatArray, ImageArray, Trajectory
 from vlaq_ros.errors import JointNamesError, UnusableMessageError
 
-# encoding (REP 118's sensor_msgs/image_encodings): bytes per pixel, and which of them are red, green and blue
+# encoding (sensor_msgs/image_encodings): bytes per pixel, and which of them are red, green and blue
 _ENCODINGS: dict[str, tuple[int, slice | list[int]]] = {
     "rgb8": (3, slice(0, 3)),
     "bgr8": (3, slice(2, None, -1)),
@@ -20,11 +23,26 @@ _ENCODINGS: dict[str, tuple[int, slice | list[int]]] = {
     "bgra8": (4, slice(2, None, -1)),
     "mono8": (1, [0, 0, 0]),
 }
+_EIGHT_BITS = f"8 bits per channel, as policies are trained on: {', '.join(_ENCODINGS)}"
 
 
 def stamp_ns(time: Any) -> int:
     """Nanoseconds of a builtin_interfaces/Time or Duration."""
     return int(time.sec) * 1_000_000_000 + int(time.nanosec)
+
+
+def header_stamp_ns(raw: bytes) -> int:
+    """Nanoseconds of the stamp of a serialized message whose first field is a std_msgs/Header.
+
+    CDR (DDS-RTPS 10.2): four bytes, of which the second's lowest bit says little endian, then seconds and nanoseconds.
+
+    Raises:
+        UnusableMessageError: it is too short.
+    """
+    if len(raw) < 12:
+        raise UnusableMessageError(f"the message has {len(raw)} bytes", "12 or more, of which the first hold its stamp")
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
 def image(message: Any) -> ImageArray:
@@ -34,7 +52,7 @@ def image(message: Any) -> ImageArray:
         UnusableMessageError: the encoding is no 8-bit colour or grey, or the data does not fill the image.
     """
     if message.encoding not in _ENCODINGS:
-        raise UnusableMessageError(f"the image has encoding {message.encoding!r}", f"one of {', '.join(_ENCODINGS)}")
+        raise UnusableMessageError(f"the image has encoding {message.encoding!r}", _EIGHT_BITS)
     size, channels = _ENCODINGS[message.encoding]
     height, width, step = int(message.height), int(message.width), int(message.step)
     data = np.frombuffer(message.data, dtype=np.uint8)
@@ -45,10 +63,32 @@ def image(message: Any) -> ImageArray:
     return rows.reshape(height, width, size)[:, :, channels].copy()
 
 
+def compressed_image(message: Any) -> ImageArray:
+    """Pixels [H, W, 3] RGB of a sensor_msgs/CompressedImage: JPEG, PNG or what else OpenCV reads.
+
+    Raises:
+        UnusableMessageError: it holds depth, or more than 8 bits per channel, or cannot be decoded.
+    """
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    depth = "compressedDepth" in message.format
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if len(data) and not depth else None
+    got = f"the compressed image of {len(data)} bytes has format {message.format!r}"
+    if depth:
+        raise UnusableMessageError(got, "a colour or grey image; policies are not trained on depth")
+    if pixels is None:
+        raise UnusableMessageError(f"{got} and cannot be decoded", "JPEG or PNG, complete")
+    if pixels.dtype != np.uint8:
+        raise UnusableMessageError(f"{got} and {8 * pixels.itemsize} bits per channel", _EIGHT_BITS)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+IMAGES: dict[str, Callable[[Any], ImageArray]] = {"Image": image, "CompressedImage": compressed_image}  # of sensor_msgs
+
+
 def joint_state(message: Any, names: tuple[str, ...]) -> tuple[FloatArray, FloatArray]:
     """Positions and velocities [J] of the named joints in a sensor_msgs/JointState, which may hold others too.
 
-    Velocities are nan where the message has none.
+    They are counted as the message counts (`JointMap` makes SI of them). Velocities are nan where it has none.
 
     Raises:
         JointNamesError: a name is not in the message.
@@ -65,7 +105,7 @@ def joint_state(message: Any, names: tuple[str, ...]) -> tuple[FloatArray, Float
         got = f"the joint state has {count} names and {len(positions)} positions"
         raise UnusableMessageError(got, "one position for each name")
     if not np.isfinite(positions[columns]).all():
-        raise UnusableMessageError("the joint state has a position that is not finite", "radians or metres")
+        raise UnusableMessageError("the joint state has a position that is not finite", "a number for every joint")
     if len(velocities) != count:
         return positions[columns], np.full(len(columns), np.nan)
     return positions[columns], velocities[columns]

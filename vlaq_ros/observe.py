@@ -2,22 +2,30 @@
 
 Callbacks only store; images are decoded when an observation is taken. Every method may be called from any thread.
 An input that is missing or too old is never replaced by an invented one: it blocks, with a sentence that says why.
+
+Of every input the newest stamp wins, and what comes late is dropped. Later than the age that is allowed means that time
+jumped back (a bag that loops, a simulation that starts again): then everything is forgotten, whichever input told it.
+A single stamp from the future blocks, and is forgotten in the same way with the next message of its input.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from vlaq_ros import messages
-from vlaq_ros.datatypes import FloatArray, IntArray, JointWindow, Observation, Stale
+from vlaq_ros.datatypes import FloatArray, ImageArray, IntArray, JointWindow, Observation, Stale
 from vlaq_ros.errors import VlaqError
+from vlaq_ros.joints import JointMap
 
 JOINT_STATES = "joint states"  # this input's name in reasons and ages
 _JOINT_HISTORY = 4096  # samples kept at least: four seconds of a 1 kHz joint state
+_RATE_NS = 2_000_000_000  # over which images are counted
 
 
 class JointRing:
@@ -62,34 +70,78 @@ class JointRing:
         return self._stamps_ns[rows].copy(), self._positions[rows].copy(), self._velocities[rows].copy()
 
 
+class Tally:
+    """Counts the images of a camera by their stamps, over the last two seconds; not thread-safe."""
+
+    def __init__(self) -> None:
+        self._stamps_ns: deque[int] = deque()
+        self._first_ns: int | None = None
+
+    def count(self, stamp_ns: int) -> None:
+        """Count an image in whatever order it comes, unless it is repeated."""
+        if self._first_ns is None:
+            self._first_ns = stamp_ns
+        if stamp_ns not in self._stamps_ns:
+            self._stamps_ns.append(stamp_ns)
+        while self._stamps_ns[0] <= stamp_ns - _RATE_NS:
+            self._stamps_ns.popleft()
+
+    def rate_hz(self, end_ns: int) -> float:
+        """Images per second over the two seconds that end at a stamp; nan where it was not counted for so long."""
+        if self._first_ns is None or end_ns - self._first_ns < _RATE_NS:
+            return np.nan
+        counted = sum(end_ns - _RATE_NS < stamp_ns <= end_ns for stamp_ns in self._stamps_ns)
+        return counted / _seconds(_RATE_NS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    stamp_ns: int
+    decode: Callable[[], ImageArray]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What an observation would be made of, at one moment."""
+
+    images: dict[str, _Image]  # of the cameras that sent one
+    joint_stamps_ns: IntArray  # [N]
+    joint_positions: FloatArray  # [N, J]
+    refusal: str  # why the newest joint state could not be used
+    instruction: str
+
+
 class Observer:
     """Gathers messages by topic and gives observations whose parts belong together.
 
     Args:
         cameras: names of the images that an observation needs.
-        joint_names: columns of its joint state.
+        joints: its joint state, and how messages call and count it.
         max_image_age_s: an older image blocks.
         max_camera_skew_s: images further apart block.
-        max_joint_age_s: an older joint state blocks; also how far it may trail the newest image.
+        max_joint_age_s: an older joint state blocks; also how far it may trail the newest image, and how far apart the
+            two may be that an image lies between.
     """
 
     def __init__(
         self,
         cameras: Sequence[str],
-        joint_names: tuple[str, ...],
+        joints: JointMap,
         *,
         max_image_age_s: float,
         max_camera_skew_s: float,
         max_joint_age_s: float,
     ) -> None:
         self.cameras = tuple(cameras)
-        self.joint_names = joint_names
+        self._map = joints
         self._max_image_age_s = max_image_age_s
         self._max_camera_skew_s = max_camera_skew_s
         self._max_joint_age_s = max_joint_age_s
         self._lock = threading.Lock()
-        self._images: dict[str, Any] = dict.fromkeys(cameras)  # the newest message of each camera
-        self._ring = JointRing(len(joint_names))
+        self._images: dict[str, _Image] = {}  # the newest of each camera
+        self._undecodable: dict[str, str] = {}  # camera -> why its image could not be decoded when it was wanted
+        self._tallies = {name: Tally() for name in cameras}
+        self._ring = JointRing(len(joints.urdf))
         self._refusal = ""  # why the newest joint state could not be used
         self._instruction = ""
         self._epoch = 0
@@ -106,10 +158,16 @@ class Observer:
         with self._lock:
             return self._instruction
 
-    def push_image(self, camera: str, message: Any) -> None:
-        """Keep a sensor_msgs/Image as the newest of its camera."""
+    def push_image(self, camera: str, stamp_ns: int, decode: Callable[[], ImageArray]) -> None:
+        """Keep an image as the newest of its camera; `decode` is called by `sample` alone, in its thread.
+
+        `decode` gives [H, W, 3] RGB, or raises a VlaqError.
+        """
         with self._lock:
-            self._images[camera] = message
+            newest = self._images.get(camera)
+            if newest is None or not self._late(stamp_ns, newest.stamp_ns, self._max_image_age_s):
+                self._images[camera] = _Image(stamp_ns, decode)
+            self._tallies[camera].count(stamp_ns)
 
     def push_instruction(self, instruction: str) -> None:
         """Set what the robot is asked to do, empty for nothing; repeating the sentence changes nothing."""
@@ -119,14 +177,10 @@ class Observer:
                 self._epoch += 1
 
     def push_joints(self, message: Any) -> None:
-        """Keep a sensor_msgs/JointState.
-
-        A message that is late by less than the allowed age is dropped. One that is later means that time jumped (a bag
-        that loops, a simulation that starts again): everything older is forgotten.
-        """
+        """Keep a sensor_msgs/JointState; one that cannot be used is refused, and blocks as if it had not come."""
         stamp_ns = messages.stamp_ns(message.header.stamp)
         try:
-            positions, velocities = messages.joint_state(message, self.joint_names)
+            positions, velocities = messages.joint_state(message, self._map.message)
         except VlaqError as error:
             with self._lock:
                 self._refusal = str(error)
@@ -134,27 +188,44 @@ class Observer:
         with self._lock:
             self._refusal = ""
             newest_ns = self._ring.newest_ns()
-            if newest_ns is not None and stamp_ns <= newest_ns:
-                if _seconds(newest_ns - stamp_ns) <= self._max_joint_age_s:
-                    return
-                self._ring.clear()
-                self._images = dict.fromkeys(self._images)
-                self._epoch += 1
-            self._ring.append(stamp_ns, positions, velocities)
+            if newest_ns is None or not self._late(stamp_ns, newest_ns, self._max_joint_age_s):
+                self._ring.append(stamp_ns, self._map.positions(positions), self._map.rates(velocities))
 
     def joints(self, span_s: float) -> JointWindow | None:
         """The newest joint samples that cover `span_s`, fewer where there are no more; None where there is none."""
         with self._lock:
             stamps_ns, positions, velocities = self._ring.last(round(span_s * 1e9))
-        return JointWindow(self.joint_names, stamps_ns, positions, velocities) if len(stamps_ns) else None
+        return JointWindow(self._map.urdf, stamps_ns, positions, velocities) if len(stamps_ns) else None
 
     def ages_s(self, now_ns: int) -> dict[str, float]:
         """Age of each camera's newest image, by its name, and of the newest joint state; nan where there is none."""
         with self._lock:
-            images, joints_ns = dict(self._images), self._ring.newest_ns()
-        stamps_ns = {name: messages.stamp_ns(image.header.stamp) if image else None for name, image in images.items()}
-        stamps_ns[JOINT_STATES] = joints_ns
+            stamps_ns: dict[str, int | None] = dict.fromkeys(self.cameras)
+            stamps_ns |= {name: image.stamp_ns for name, image in self._images.items()}
+            stamps_ns[JOINT_STATES] = self._ring.newest_ns()
         return {name: np.nan if ns is None else _seconds(now_ns - ns) for name, ns in stamps_ns.items()}
+
+    def rates_hz(self, now_ns: int) -> dict[str, float]:
+        """Images that each camera sent per second, of those that were received; nan in its first two seconds.
+
+        The two seconds end now, or with the newest image where that is no older than allowed: travelling is no loss.
+        """
+        with self._lock:
+            rates_hz = {}
+            for name, tally in self._tallies.items():
+                age_ns = now_ns - self._images[name].stamp_ns if name in self._images else 0
+                travel_ns = min(max(age_ns, 0), round(self._max_image_age_s * 1e9))
+                rates_hz[name] = tally.rate_hz(now_ns - travel_ns)
+        return rates_hz
+
+    def blocking(self, now_ns: int) -> tuple[str, ...]:
+        """Say of every input why there is no observation now; nothing is decoded.
+
+        Of an image that cannot be decoded it is said as soon as `sample` has tried.
+        """
+        with self._lock:
+            undecodable = [f"camera {name}: {why}" for name, why in self._undecodable.items()]
+        return (*self._reasons(self._take(), now_ns), *undecodable)
 
     def sample(self, now_ns: int) -> Observation | Stale:
         """Take an observation, or say of every input why there is none.
@@ -162,32 +233,50 @@ class Observer:
         Its stamp is that of the newest image. The joint state is interpolated to it; when the newest joint state is a
         little older than the image, it is taken as it is.
         """
-        with self._lock:
-            images, instruction, refusal = dict(self._images), self._instruction, self._refusal
-            joint_stamps_ns, positions, _ = self._ring.last(
-                round((self._max_image_age_s + self._max_joint_age_s) * 1e9)
-            )
-        stamps_ns = {name: messages.stamp_ns(image.header.stamp) for name, image in images.items() if image}
-        reasons = [] if instruction else ["instruction: none given"]
-        reasons += [f"camera {name}: no image received" for name in images if name not in stamps_ns]
-        reasons += self._image_reasons(stamps_ns, now_ns)
-        reasons += self._joint_reasons(joint_stamps_ns, refusal, now_ns)
-        if reasons:
+        held = self._take()
+        if reasons := self._reasons(held, now_ns):
             return Stale(tuple(reasons))
-
-        stamp_ns = max(stamps_ns.values())
-        if joint_stamps_ns[0] > stamp_ns:
-            late_s = _seconds(int(joint_stamps_ns[0]) - stamp_ns)
-            return Stale((f"{JOINT_STATES}: the first one came {late_s:.2f} s after the image",))
-        decoded = {}
-        for name, image in images.items():
+        decoded: dict[str, ImageArray] = {}
+        undecodable: dict[str, str] = {}
+        for name, image in held.images.items():
             try:
-                decoded[name] = messages.image(image)
+                decoded[name] = image.decode()
             except VlaqError as error:
-                return Stale((f"camera {name}: {error}",))
-        since_image_ns = joint_stamps_ns - stamp_ns
-        at_image = np.array([np.interp(0, since_image_ns, column) for column in positions.T])
-        return Observation(stamp_ns, decoded, self.joint_names, at_image, instruction)
+                undecodable[name] = str(error)
+        with self._lock:
+            self._undecodable = undecodable
+        if undecodable:
+            return Stale(tuple(f"camera {name}: {why}" for name, why in undecodable.items()))
+        stamp_ns = max(image.stamp_ns for image in held.images.values())
+        since_image_ns = held.joint_stamps_ns - stamp_ns
+        at_image = np.array([np.interp(0, since_image_ns, column) for column in held.joint_positions.T])
+        return Observation(stamp_ns, decoded, self._map.policy, at_image, held.instruction)
+
+    def _late(self, stamp_ns: int, newest_ns: int, allowed_s: float) -> bool:
+        """Whether a message comes after its successor; if so late that time must have jumped, forget everything."""
+        if stamp_ns > newest_ns:
+            return False
+        if _seconds(newest_ns - stamp_ns) <= allowed_s:
+            return True
+        self._ring.clear()
+        self._images = {}
+        self._undecodable = {}
+        self._tallies = {name: Tally() for name in self.cameras}
+        self._epoch += 1
+        return False
+
+    def _take(self) -> _Held:
+        with self._lock:
+            stamps_ns, positions, _ = self._ring.last(round((self._max_image_age_s + self._max_joint_age_s) * 1e9))
+            return _Held(dict(self._images), stamps_ns, positions, self._refusal, self._instruction)
+
+    def _reasons(self, held: _Held, now_ns: int) -> list[str]:
+        stamps_ns = {name: image.stamp_ns for name, image in held.images.items()}
+        reasons = [] if held.instruction else ["instruction: none given"]
+        reasons += [f"camera {name}: no image received" for name in self.cameras if name not in stamps_ns]
+        reasons += self._image_reasons(stamps_ns, now_ns)
+        reasons += self._joint_reasons(held, now_ns)
+        return reasons or self._gap(held, max(stamps_ns.values()))
 
     def _image_reasons(self, stamps_ns: dict[str, int], now_ns: int) -> list[str]:
         reasons = []
@@ -201,11 +290,24 @@ class Observer:
             reasons = [f"cameras {oldest}, {newest}: {skew_s:.2f} s apart, allowed {self._max_camera_skew_s:.2f} s"]
         return reasons
 
-    def _joint_reasons(self, stamps_ns: IntArray, refusal: str, now_ns: int) -> list[str]:
-        if not len(stamps_ns):
-            return [f"{JOINT_STATES}: {refusal or 'none received'}"]
-        overdue = _outside(JOINT_STATES, _seconds(now_ns - int(stamps_ns[-1])), self._max_joint_age_s)
-        return [f"{JOINT_STATES}: {refusal}"] if overdue and refusal else overdue
+    def _joint_reasons(self, held: _Held, now_ns: int) -> list[str]:
+        if not len(held.joint_stamps_ns):
+            return [f"{JOINT_STATES}: {held.refusal or 'none received'}"]
+        overdue = _outside(JOINT_STATES, _seconds(now_ns - int(held.joint_stamps_ns[-1])), self._max_joint_age_s)
+        return [f"{JOINT_STATES}: {held.refusal}"] if overdue and held.refusal else overdue
+
+    def _gap(self, held: _Held, image_ns: int) -> list[str]:
+        """Say where joint states miss around an image; one taken after the newest of them is near enough."""
+        after = int(np.searchsorted(held.joint_stamps_ns, image_ns))
+        if after == len(held.joint_stamps_ns) or held.joint_stamps_ns[after] == image_ns:
+            return []
+        if after == 0:
+            late_s = _seconds(int(held.joint_stamps_ns[0]) - image_ns)
+            return [f"{JOINT_STATES}: the first one came {late_s:.2f} s after the image"]
+        gap_s = _seconds(int(held.joint_stamps_ns[after] - held.joint_stamps_ns[after - 1]))
+        if gap_s > self._max_joint_age_s:
+            return [f"{JOINT_STATES}: {gap_s:.2f} s apart at the image, allowed {self._max_joint_age_s:.2f} s"]
+        return []
 
 
 def _seconds(duration_ns: int) -> float:

@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from vlaq_ros import messages
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import Moment, draw
-from vlaq_ros.calibrate.rosbag import IMAGE, JOINTS, TEXT, absolute, read
+from vlaq_ros.calibrate.rosbag import JOINTS, TEXT, absolute, image_type, read
 from vlaq_ros.calibrate.travel import recorded_motion
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import Observation, Stale
-from vlaq_ros.errors import (
-    CameraNamesError,
-    JointNamesError,
-    NoObservationError,
-    UnknownInstructionError,
-)
+from vlaq_ros.errors import CameraNamesError, NoObservationError, UnknownInstructionError
 from vlaq_ros.evaluate.recording import INSTRUCTION
+from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.policy.description import Description
-from vlaq_ros.policy.spec import PolicySpec
 
 SPACING_S = 0.08  # between two moments, closer ones say the same; a little less than the period of a slow camera
 
@@ -65,15 +61,14 @@ def from_bags(
     spec = policy.spec
     if missing := [name for name in spec.cameras if name not in robot.cameras]:
         raise CameraNamesError(missing, robot.cameras)
-    if missing := [name for name in spec.joint_names if name not in robot.joint_names]:
-        raise JointNamesError(missing, robot.joint_names, "the robot file")
+    joints = JointMap(robot, spec.joint_names)
     if instruction is not None and instruction not in spec.instructions:
         raise UnknownInstructionError(instruction, spec.instructions)
     source = f"bag {', '.join(bag.name for bag in bags)}"
 
     moments: list[Moment] = []
     refusals: Counter[str] = Counter()
-    for episode, sampled in _walk(bags, robot, spec, instruction):
+    for episode, sampled in _walk(bags, robot, joints, spec.cameras, instruction):
         if isinstance(sampled, Stale):
             refusals.update(sampled.reasons)
         elif sampled.instruction not in spec.instructions:
@@ -86,7 +81,11 @@ def from_bags(
     motion = recorded_motion(bags, robot, spec, instruction, source)
 
     kept: list[Observation] = []
-    fresh = (sampled for _, sampled in _walk(bags, robot, spec, instruction) if isinstance(sampled, Observation))
+    fresh = (
+        sampled
+        for _, sampled in _walk(bags, robot, joints, spec.cameras, instruction)
+        if isinstance(sampled, Observation)
+    )
     for row, observation in enumerate(fresh):
         if row in chosen:
             kept.append(observation)
@@ -95,28 +94,29 @@ def from_bags(
 
 
 def _walk(
-    bags: Sequence[Path], robot: RobotConfig, spec: PolicySpec, instruction: str | None
+    bags: Sequence[Path], robot: RobotConfig, joints: JointMap, cameras: Sequence[str], instruction: str | None
 ) -> Iterator[tuple[tuple[int, int], Observation | Stale]]:
     """Sample at the recorded images; every sample comes with the number of its bag and of its episode there."""
     for number, bag in enumerate(bags):
-        for epoch, sampled in _samples(bag, robot, spec, instruction):
+        for epoch, sampled in _samples(bag, robot, joints, cameras, instruction):
             yield (number, epoch), sampled
 
 
 def _samples(
-    bag: Path, robot: RobotConfig, spec: PolicySpec, instruction: str | None
+    bag: Path, robot: RobotConfig, joints: JointMap, cameras: Sequence[str], instruction: str | None
 ) -> Iterator[tuple[int, Observation | Stale]]:
     limits = PilotConfig()
     observer = Observer(
-        spec.cameras,
-        spec.joint_names,
+        cameras,
+        joints,
         max_image_age_s=limits.max_image_age_s,
         max_camera_skew_s=limits.max_camera_skew_s,
         max_joint_age_s=limits.max_joint_age_s,
     )
-    cameras = {absolute(robot.cameras[camera]): camera for camera in spec.cameras}
-    joints = absolute(robot.joint_state_topic)
-    wanted = dict.fromkeys(cameras, IMAGE) | {joints: JOINTS}
+    of_topic = {absolute(robot.cameras[camera].topic): camera for camera in cameras}
+    decoders = {topic: messages.IMAGES[robot.cameras[camera].type] for topic, camera in of_topic.items()}
+    joint_states = absolute(robot.joint_state_topic)
+    wanted = {topic: image_type(robot.cameras[camera]) for topic, camera in of_topic.items()} | {joint_states: JOINTS}
     if instruction is None:
         wanted[INSTRUCTION] = TEXT
     else:
@@ -127,12 +127,12 @@ def _samples(
     for topic, message in read(bag, wanted):
         if topic == INSTRUCTION:
             observer.push_instruction(message.data)
-        elif topic == joints:
+        elif topic == joint_states:
             observer.push_joints(message)
             joints_ns = messages.stamp_ns(message.header.stamp)
         else:
-            observer.push_image(cameras[topic], message)
             images_ns[topic] = now_ns = messages.stamp_ns(message.header.stamp)
+            observer.push_image(of_topic[topic], now_ns, partial(decoders[topic], message))
             oldest_ns = min(images_ns.values())  # every camera must have seen more since, or pairs would be torn apart
             if last is not None and last[0] == observer.epoch and oldest_ns - last[1] < SPACING_S * 1e9:
                 continue

@@ -9,7 +9,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +195,9 @@ def _identity(request: Request, checkpoint: Checkpoint, weights_sha256: str) -> 
     beside = sorted(checkpoint.directory.glob("*.json"))  # network, policy and tokenizer
     facts = [weights_sha256, sha256_of(beside), request.observations, request.seed]
     if request.data is not None:
-        facts += [_state(request.data), request.instruction, dict(robot.cameras), robot.joint_state_topic]
+        cameras = {name: asdict(camera) for name, camera in robot.cameras.items()}
+        joints = {name: asdict(joint) for name, joint in robot.joints.items()}
+        facts += [_state(request.data), request.instruction, cameras, joints, robot.joint_state_topic]
         facts += [robot.joint_names, robot.description_topic, robot.tool_frame]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 

@@ -10,10 +10,11 @@ from typing import Any
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
+from vlaq_ros.config import CameraConfig
 from vlaq_ros.errors import BagTopicsError, NoInstructionError, UnreadableBagError, VlaqError
 from vlaq_ros.evaluate.recording import INSTRUCTION
 
-IMAGE, JOINTS, TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState", "std_msgs/msg/String"
+JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
 _STORAGES = (".mcap", ".db3")
 
 
@@ -56,6 +57,11 @@ def read(
         raise
     except Exception as error:  # a broken file raises whatever its parts do: YAML, SQLite, zstd, struct
         raise UnreadableBagError(bag, " ".join(str(error).split())) from None
+
+
+def image_type(camera: CameraConfig) -> str:
+    """Name the type of a camera's images as a recording does."""
+    return f"sensor_msgs/msg/{camera.type}"
 
 
 def absolute(topic: str) -> str:

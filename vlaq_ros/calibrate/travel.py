@@ -18,6 +18,7 @@ from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
 from vlaq_ros.evaluate.recording import INSTRUCTION
+from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda
 
@@ -42,10 +43,10 @@ def recorded_motion(
     urdf = _description(bags, robot)
     if urdf is None:
         return UnknownMotion(f"{source} has no robot description ({TEXT} on {absolute(robot.description_topic)})")
-    kinematics = Kinematics(urdf, spec.joint_names, robot.tool_frame)
-    episodes = [
-        joints for bag in bags for joints in _episodes(bag, absolute(robot.joint_state_topic), spec, instruction)
-    ]
+    joints = JointMap(robot, spec.joint_names)
+    kinematics = Kinematics(urdf, joints.urdf, robot.tool_frame)
+    topic = absolute(robot.joint_state_topic)
+    episodes = [positions for bag in bags for positions in _episodes(bag, topic, joints, instruction)]
     return measure(kinematics, episodes, PilotConfig().monitor_period_s, spec.motion.period_s)
 
 
@@ -57,16 +58,16 @@ def _description(bags: Sequence[Path], robot: RobotConfig) -> str | None:
     return next(recorded, panda.urdf() if is_panda else None)
 
 
-def _episodes(bag: Path, topic: str, spec: PolicySpec, instruction: str | None) -> Iterator[FloatArray]:
+def _episodes(bag: Path, topic: str, joints: JointMap, instruction: str | None) -> Iterator[FloatArray]:
     """Give the joint positions [K, J] of every episode, one row each monitor period."""
-    for _, samples in groupby(_samples(bag, topic, spec, instruction), itemgetter(0)):
+    for _, samples in groupby(_samples(bag, topic, joints, instruction), itemgetter(0)):
         _, stamps_ns, positions = zip(*samples, strict=True)
         times_s = (np.array(stamps_ns) - stamps_ns[0]) * 1e-9
         even_s = np.arange(0, times_s[-1] + 1e-9, PilotConfig().monitor_period_s)
         yield np.column_stack([np.interp(even_s, times_s, column) for column in np.array(positions).T])
 
 
-def _samples(bag: Path, topic: str, spec: PolicySpec, instruction: str | None) -> Iterator[tuple[int, int, FloatArray]]:
+def _samples(bag: Path, topic: str, joints: JointMap, instruction: str | None) -> Iterator[tuple[int, int, FloatArray]]:
     """Give the joint states under an instruction: number of the episode, stamp and positions [J].
 
     An episode ends where the instruction changes, or where samples miss for longer than the monitor bears.
@@ -80,7 +81,7 @@ def _samples(bag: Path, topic: str, spec: PolicySpec, instruction: str | None) -
             asked = message.data
             continue
         try:
-            positions, _ = messages.joint_state(message, spec.joint_names)
+            values, _ = messages.joint_state(message, joints.message)
         except VlaqError:  # of other joints, as where a gripper has its own publisher
             continue
         stamp_ns = messages.stamp_ns(message.header.stamp)
@@ -90,4 +91,4 @@ def _samples(bag: Path, topic: str, spec: PolicySpec, instruction: str | None) -
             continue
         last_ns = stamp_ns
         if asked:
-            yield episode, stamp_ns, positions
+            yield episode, stamp_ns, joints.positions(values)

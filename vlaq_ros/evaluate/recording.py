@@ -19,6 +19,7 @@ from vlaq_ros import messages
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import IntArray
 from vlaq_ros.errors import VlaqError
+from vlaq_ros.joints import JointMap
 
 INSTRUCTION = "/instruction"
 SEED = "/sim_robot/seed"
@@ -99,8 +100,8 @@ def read(bag: Path, robot: RobotConfig, camera: str) -> Recording:
     Raises:
         EmptyRecordingError: a topic that the report needs has no message.
     """
-    gripper = (robot.gripper_joint,)
-    joints, images = f"/{robot.joint_state_topic}", f"/{robot.cameras[camera]}"
+    joint_map = JointMap.whole(robot)
+    joints, images = f"/{robot.joint_state_topic}", f"/{robot.cameras[camera].topic}"
     signals = (INSTRUCTION, SEED, SUCCESS, REAL_TIME_FACTOR, PRECISION, SENSITIVITY, INFERENCE_MS)
     topics = (*signals, *BYTES_OVER_BF16.values(), joints, images)
     received: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
@@ -120,8 +121,11 @@ def read(bag: Path, robot: RobotConfig, camera: str) -> Recording:
         ),
         precision=scalar[PRECISION],
         sensitivity=scalar[SENSITIVITY],
-        gripper=_series(received[joints], lambda message: messages.joint_state(message, gripper)[0][0]),
-        images=_series(received[images], messages.image),
+        gripper=_series(
+            received[joints],
+            lambda message: joint_map.positions(messages.joint_state(message, joint_map.message)[0])[-1],
+        ),
+        images=_series(received[images], messages.IMAGES[robot.cameras[camera].type]),
         real_time_factor=scalar[REAL_TIME_FACTOR],
         bytes_over_bf16={name: float(scalar[topic].values[-1]) for name, topic in BYTES_OVER_BF16.items()},
     )
