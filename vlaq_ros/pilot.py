@@ -1,29 +1,33 @@
 """The pilot: from what the robot sees to what it is told, at the precision that its motion asks for.
 
     joint states -> watch:  monitor -> controller -> the decision in force
-    observation  -> step:   policy at that precision -> joint targets -> splice -> limits -> command
+    observation  -> step:   policy at that precision, guided by the running motion -> joint targets -> splice
+                            -> safety -> command
 
 The ROS node and the closed-loop rollout run these lines and no others. Time is an argument.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
-from vlaq_ros.control.chunks import at_rest, splice
+from vlaq_ros.control.chunks import at_rest, commitment, splice, step_times
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.limits import JointLimits, enforce, stop
 from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig
 from vlaq_ros.control.precision import PrecisionController, PrecisionRule
+from vlaq_ros.control.safety import Safety
 from vlaq_ros.datatypes import (
     ActionChunk,
     Command,
     Decision,
     FloatArray,
+    Guide,
     JointWindow,
     Motion,
     MotionScales,
@@ -33,6 +37,8 @@ from vlaq_ros.datatypes import (
 )
 from vlaq_ros.errors import UnknownPrecisionError
 
+_DELAYS = 10  # commands whose delays are remembered
+
 
 class Pilot:
     """Flies one arm with one policy.
@@ -41,15 +47,16 @@ class Pilot:
 
     Args:
         policy: answers observations with chunks.
-        kinematics: of the arm, in the columns of the policy's state.
+        kinematics: of the arm, in the columns of the policy's state and with the URDF's names.
         scales: what the monitor divides by.
         rules: the policy's precisions, finest first.
-        robot: gives the acceleration limits.
-        config: gives the precision, periods and tolerances.
+        robot: gives the limits.
+        config: gives the precision, the seam, periods and tolerances.
         seed: of the noise that a flow starts from.
 
     Raises:
         UnknownPrecisionError: `config.precision` is none of the policy's.
+        RobotFileError, JointLimitsFileError, MissingKeyError, BadValueError: the limits cannot be read.
 
     Attributes:
         decision: the precision in force for the next inference.
@@ -74,11 +81,12 @@ class Pilot:
         self._kinematics = kinematics
         self._monitor = KinematicMonitor(kinematics, scales, MonitorConfig())
         self._controller = PrecisionController(rules, config.dwell_s)
-        accelerations = np.array([robot.acceleration_limits[name] for name in kinematics.joint_names])
-        self._limits = JointLimits(kinematics.position_limits, kinematics.velocity_limits, accelerations)
+        self._safety = Safety(kinematics, robot)
         self._config = config
         self._random = np.random.default_rng(seed)
         self._command: Command | None = None
+        self._chunk: ActionChunk | None = None  # the last one; all have its steps and its space
+        self._delays_s: deque[float] = deque(maxlen=_DELAYS)
         self._crossing_ns: int | None = None  # when the decision became finer than it was before
         self._answered_ns: int | None = None  # the crossing that a command has answered
         self.select(config.precision)
@@ -136,24 +144,75 @@ class Pilot:
         """
         decision = self.decision
         start_ns = clock()
-        chunk = self._policy.infer(observation, decision.precision, self.noise())
+        guide = self.guide(observation)
+        chunk = self._policy.infer(observation, decision.precision, self.noise(), guide)
         now_ns = clock()
-        return self.command(observation, decision, chunk, now_ns, (now_ns - start_ns) * 1e-9)
+        return self.command(observation, decision, chunk, now_ns, (now_ns - start_ns) * 1e-9, guided=guide is not None)
 
     def noise(self) -> FloatArray:
         """Draw what the next flow starts from."""
         return self._random.standard_normal(self._policy.noise_shape)
 
+    @property
+    def delay_s(self) -> float:
+        """How long the arm moves on from an observation to the command that answers it; nan before that is known.
+
+        The longest of the last commands'. The first command is left out: what a policy sets up in its first inference
+        never comes again.
+        """
+        return max(self._delays_s, default=math.nan)
+
+    def guide(self, observation: Observation) -> Guide | None:
+        """Say where the running motion will lead after an observation, for the chunk that is to continue it.
+
+        It is in SI units and relative to the observation, so a chunk of one precision may continue one of another.
+
+        Returns:
+            None where nothing is left to continue or seams are not guided.
+        """
+        command, chunk = self._command, self._chunk
+        if self._config.seam != "guided" or not self._policy.guidable or not self._delays_s:
+            return None
+        if command is None or chunk is None:
+            return None
+        stamp_ns, positions = observation.stamp_ns, observation.joint_positions
+        running = self._running(positions, stamp_ns)
+        if running is not command.trajectory:  # the arm does not follow it
+            return None
+        times_ns = step_times(len(chunk.actions), chunk.step_s)
+        end_ns = command.observation_stamp_ns + int(times_ns[-1]) - stamp_ns  # what follows is the brake
+        weights = commitment(times_ns, delay_ns=round(self.delay_s * 1e9), end_ns=end_ns)
+        if not weights.any():
+            return None
+        targets, _, _ = sample(running, stamp_ns + times_ns)
+        return Guide(self._kinematics.relative_actions(targets, positions, chunk.space), weights)
+
     def command(
-        self, observation: Observation, decision: Decision, chunk: ActionChunk, now_ns: int, inference_s: float
+        self,
+        observation: Observation,
+        decision: Decision,
+        chunk: ActionChunk,
+        now_ns: int,
+        inference_s: float,
+        *,
+        guided: bool,
     ) -> Command:
         """Turn a chunk into the motion that takes over from the running one at `now_ns`.
 
+        Args:
+            observation: that the chunk answers.
+            decision: that it was computed under.
+            chunk: of the policy.
+            now_ns: when it takes over.
+            inference_s: what computing it took.
+            guided: whether it continues the running motion by itself.
+
         Raises:
             ActionSizeError: the chunk does not fit the arm.
-            NonFiniteActionError: the chunk holds a number that no robot can follow.
+            RejectedChunkError: the chunk is no motion of this arm.
         """
         targets = self._kinematics.joint_targets(chunk, observation.joint_positions)
+        self._safety.admit(targets, observation.joint_positions)
         running = self._running(observation.joint_positions, observation.stamp_ns)
         joined = splice(
             targets,
@@ -161,12 +220,23 @@ class Pilot:
             step_s=chunk.step_s,
             now_ns=now_ns,
             running=running,
-            blend_s=self._config.blend_s,
+            blend_s=0.0 if guided or self._config.seam == "naive" else self._config.blend_s,
         )
-        trajectory, clipped = enforce(joined, running, self._limits)
+        trajectory, violations = self._safety.enforce(joined, running)
         self._measure_upswitch(decision, now_ns)
-        self._command = command = Command(trajectory, decision, observation.stamp_ns, inference_s, clipped)
+        if self._chunk is not None:
+            self._delays_s.append((now_ns - observation.stamp_ns) * 1e-9)
+        self._chunk = chunk
+        self._command = command = Command(trajectory, decision, observation.stamp_ns, inference_s, violations)
         return command
+
+    def late_s(self, now_ns: int) -> float:
+        """How long the arm has been braking or resting because no command succeeds the last; 0 while it is not."""
+        command, chunk = self._command, self._chunk
+        if command is None or chunk is None:
+            return 0.0
+        end_ns = command.observation_stamp_ns + int(step_times(len(chunk.actions), chunk.step_s)[-1])
+        return max(now_ns - end_ns, 0) * 1e-9
 
     def hold(self, window: JointWindow, now_ns: int) -> Trajectory:
         """Brake from what is commanded and stay there; what was commanded is forgotten.
@@ -175,7 +245,7 @@ class Pilot:
             window: its newest sample says where the arm is, if that is not where it was sent.
             now_ns: when to begin.
         """
-        trajectory = stop(self._running(window.positions[-1], window.stamp_ns), now_ns, self._limits)
+        trajectory = self._safety.stop(self._running(window.positions[-1], window.stamp_ns), now_ns)
         self.reset()
         return trajectory
 

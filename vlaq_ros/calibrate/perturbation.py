@@ -1,7 +1,7 @@
 """How much one chunk of low precision moves the end of an episode (DyQ-VLA, arXiv 2603.07904).
 
 The paper's s_t = D_T / e_t: an episode at full precision is repeated with the chunk at t from the lower precision, from
-the same observation and noise. What D_T is, is not published; here it is the distance between the tool's final
+the same observation, guide and noise. What D_T is, is not published; here it is the distance between the tool's final
 positions. Nothing else moves it: the simulation is deterministic, and observations are answered one at a time, for in a
 batch the rounding depends on its size, which alone moved ends by up to 0.4 mm.
 """
@@ -16,9 +16,10 @@ import numpy as np
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
+from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
 from vlaq_ros.evaluate.rollout import LATENCY_S, Answering, Outcome, Request, Switching, play
+from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.sim import panda
 
@@ -28,18 +29,27 @@ class WithFull:
 
     def __init__(self, full: Answering, quantized: Answering) -> None:
         self._quantized, self._full = quantized, full
-        self.spec, self.noise_shape = full.spec, full.noise_shape
+        self.spec, self.noise_shape, self.guidable = full.spec, full.noise_shape, full.guidable
         self.plans = (*full.plans, *quantized.plans)
         self.precisions = (*full.precisions, *quantized.precisions)
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
         """Compute one chunk."""
         policy = self._full if precision in self._full.precisions else self._quantized
-        return policy.infer(observation, precision, noise)
+        return policy.infer(observation, precision, noise, guide)
 
-    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        precision: str,
+        noise: FloatArray,
+        guides: Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
         """Compute a chunk for each observation, one at a time."""
-        return [self.infer(observation, precision, row) for observation, row in zip(observations, noise, strict=True)]
+        rows = zip(observations, noise, guides or [None] * len(observations), strict=True)
+        return [self.infer(observation, precision, start, guide) for observation, start, guide in rows]
 
 
 def perturb(
@@ -66,7 +76,7 @@ def perturb(
         All chunks at full precision with the errors of every precision, and the injections.
     """
     policy, robot = WithFull(full, quantized), RobotConfig.load("sim_panda")
-    kinematics = Kinematics(panda.urdf(), full.spec.joint_names, robot.tool_frame)
+    kinematics = Kinematics(panda.urdf(), JointMap(robot, full.spec.joint_names).urdf, robot.tool_frame)
     low = quantized.precisions[-1]
 
     def run(chosen: Sequence[tuple[int, str]], switching: Switching) -> dict[int, Outcome]:
@@ -120,7 +130,9 @@ class Inject:
 
 def _chunk(policy: Answering, precisions: Sequence[str], request: Request) -> Chunk:
     """Answer a request at every precision."""
-    full, *others = (policy.infer(request.observation, name, request.noise).actions for name in (FULL, *precisions))
+    full, *others = (
+        policy.infer(request.observation, name, request.noise, request.guide).actions for name in (FULL, *precisions)
+    )
     errors = [float(np.linalg.norm((actions - full) / policy.spec.action_std)) for actions in others]
     return Chunk(
         seed=request.seed,

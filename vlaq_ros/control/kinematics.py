@@ -17,8 +17,8 @@ _DAMPING = 1e-6  # floor of the squared damping, in m^2 and rad^2
 class Kinematics:
     """Kinematics of the joints that are commanded; every other joint of the URDF stays at zero.
 
-    Columns are `joint_names` everywhere; the last one is the gripper, the others are the arm. Methods may be called
-    from several threads: each call has its own pinocchio `Data`.
+    Columns are `joint_names`, as the URDF calls them, everywhere; the last one is the gripper, the others are the arm.
+    Methods may be called from several threads: each call has its own pinocchio `Data`.
 
     Raises:
         RobotDescriptionError: `urdf` cannot be parsed.
@@ -82,7 +82,7 @@ class Kinematics:
         translation adds in the root link, its rotation vector w turns on the left, R = exp(w) R_observed; inverse
         kinematics then starts from the row before. A pose out of reach, or reachable only beyond the position
         limits, gives the joints within the limits that came nearest. What is not finite stays so, for
-        `limits.enforce` to refuse.
+        `Safety.admit` to refuse.
 
         Args:
             chunk: its gripper column is passed through.
@@ -102,6 +102,21 @@ class Kinematics:
         else:
             arm = self._follow(chunk.actions[:, :3], chunk.actions[:, 3:6], q_observed)
         return np.column_stack([arm, chunk.actions[:, -1]])
+
+    def relative_actions(self, targets: FloatArray, q_observed: FloatArray, space: ActionSpace) -> FloatArray:
+        """Turn absolute joint positions into the actions [T, A] that ask for them: the inverse of `joint_targets`.
+
+        Args:
+            targets: joint positions [T, J] rad (m).
+            q_observed: joint positions [J] rad (m) that the actions are relative to.
+            space: of the actions.
+        """
+        if space is ActionSpace.JOINT:
+            arm = targets[:, :-1] - q_observed[:-1]
+        else:
+            (start, *positions), (origin, *rotations) = self.forward(np.vstack([q_observed, targets]))
+            arm = np.hstack([positions - start, [pin.log3(rotation @ origin.T) for rotation in rotations]])
+        return np.column_stack([arm, targets[:, -1]])
 
     def _configuration(self, joints: FloatArray) -> FloatArray:
         """Joint positions [J] as pinocchio's configuration vector."""

@@ -17,9 +17,11 @@ import numpy as np
 from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, JointWindow, Motion, Observation
+from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, Guide, JointWindow, Motion, Observation, Trajectory
+from vlaq_ros.errors import RejectedChunkError
 from vlaq_ros.evaluate.referee import Referee
 from vlaq_ros.evaluate.statistics import wilson95
+from vlaq_ros.joints import JointMap
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.spec import PolicySpec
@@ -53,12 +55,25 @@ class Answering(Protocol):
         """[T, A] of the noise that a flow starts from."""
         ...
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+    @property
+    def guidable(self) -> bool:
+        """Whether chunks follow guides."""
+        ...
+
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
         """Compute one chunk."""
         ...
 
-    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
-        """Compute a chunk for each observation; `noise` is [B, *noise_shape]."""
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        precision: str,
+        noise: FloatArray,
+        guides: Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
+        """Compute a chunk for each observation; `noise` is [B, *noise_shape], `guides` are B or None for none."""
         ...
 
 
@@ -71,6 +86,7 @@ class Request:
     time_s: float  # since the episode began
     observation: Observation
     noise: FloatArray  # [T, A], where the flow starts
+    guide: Guide | None  # the running motion, that the chunk is to continue
     decision: Decision  # the pilot's
     motion: Motion | None  # None where it is unknown
     held: bool  # the object to take is in the gripper
@@ -107,6 +123,7 @@ class Outcome:
     times_s: FloatArray = field(compare=False)  # [C] of their observations, since the episode began
     sensitivities: FloatArray = field(compare=False)  # [C] S then; nan where the motion was unknown
     joints: FloatArray = field(compare=False)  # [K, J] rad (m), one row each monitor period
+    rejections: int = 0  # chunks that the pilot refused; the arm braked instead
     observations: tuple[Observation, ...] = field(default=(), compare=False, repr=False)  # of its chunks, where kept
 
 
@@ -146,7 +163,8 @@ def play(
     if thresholds is None:
         thresholds = [plan.threshold for plan in policy.plans]
     rules = [PrecisionRule(*rule) for rule in zip(policy.precisions, thresholds, strict=True)]
-    kinematics = Kinematics(panda.urdf(), spec.joint_names, robot.tool_frame)
+    joints = JointMap(robot, spec.joint_names)
+    kinematics = Kinematics(panda.urdf(), joints.urdf, robot.tool_frame)
 
     running = [
         _Episode(
@@ -160,6 +178,7 @@ def play(
                 config=config,
                 seed=seed,
             ),
+            joints,
             seed=seed,
             instruction=instruction,
             fixed=config.precision != AUTO,
@@ -196,6 +215,7 @@ def summary(precision: str, outcomes: Sequence[Outcome], seconds: float) -> dict
         "by_task": tasks,
         "precision_share": {name: round(used.count(name) / len(used), 4) for name in sorted(set(used))},
         "switches": sum(a != b for outcome in outcomes for a, b in pairwise(outcome.precisions)),
+        "rejections": sum(outcome.rejections for outcome in outcomes),
         "seconds": round(seconds, 1),
     }
 
@@ -207,6 +227,7 @@ class _Episode:
         self,
         sim: SimRobot,
         pilot: Pilot,
+        joints: JointMap,
         *,
         seed: int,
         instruction: str,
@@ -219,11 +240,14 @@ class _Episode:
         sim.reset(seed, instruction)
         self.sim = sim
         self.pilot = pilot
+        self._joints = joints
+        self._columns = [panda.JOINT_NAMES.index(name) for name in joints.urdf]  # of the simulated arm's
         self._seed = seed
         self._fixed = fixed
         self._period_ns = round(period_s * 1e9)
         self._latency_ns = round(latency_s * 1e9)
-        self._arriving: tuple[Observation, Decision, ActionChunk] | None = None
+        self._arriving: tuple[Request, ActionChunk] | None = None
+        self._rejections = 0
         self._chunks: list[tuple[str, float, float]] = []  # precision, time and S of each
         self._keep_observations = keep_observations
         self._observations: list[Observation] = []
@@ -256,6 +280,7 @@ class _Episode:
             times_s=np.array([time_s for _, time_s, _ in self._chunks]),
             sensitivities=np.array([sensitivity for _, _, sensitivity in self._chunks]),
             joints=joints,
+            rejections=self._rejections,
             observations=tuple(self._observations),
         )
 
@@ -264,7 +289,8 @@ class _Episode:
         if self._fixed:
             self._watch()
         sim, pilot, scene = self.sim, self.pilot, self.sim.scene
-        positions, _ = sim.joint_state()
+        positions, _ = self._joint_state()
+        observation = Observation(sim.time_ns, sim.images(), self._joints.policy, positions, sim.instruction)
         target = scene.object_position(scene.task.colour)
         held = scene.held(scene.task.colour)
         gap = scene.destination_position() - target if held else target - scene.tool_pose()[0]
@@ -272,8 +298,9 @@ class _Episode:
             seed=self._seed,
             index=len(self._chunks),
             time_s=(sim.time_ns - self._start_ns) * 1e-9,
-            observation=Observation(sim.time_ns, sim.images(), sim.joint_names, positions, sim.instruction),
+            observation=observation,
             noise=pilot.noise(),
+            guide=pilot.guide(observation),
             decision=pilot.decision,
             motion=pilot.motion,
             held=held,
@@ -283,7 +310,7 @@ class _Episode:
     def expect(self, request: Request, precision: str, chunk: ActionChunk) -> None:
         """Let the answer to `request` be on its way."""
         self._chunks.append((precision, request.time_s, request.decision.sensitivity))
-        self._arriving = (request.observation, request.decision, chunk)
+        self._arriving = (request, chunk)
         if self._keep_observations:
             self._observations.append(request.observation)
 
@@ -294,19 +321,37 @@ class _Episode:
         """
         self.sim.advance(self._period_ns)
         now_ns = self.sim.time_ns
-        if self._arriving is not None and now_ns >= self._arriving[0].stamp_ns + self._latency_ns:
-            command = self.pilot.command(*self._arriving, now_ns, self._latency_ns * 1e-9)
+        self._history.append((now_ns, *self._joint_state()))
+        if self._arriving is not None and now_ns >= self._arriving[0].observation.stamp_ns + self._latency_ns:
+            rejection = self.sim.accept(self._answer(*self._arriving))
             self._arriving = None
-            rejection = self.sim.accept(command.trajectory)
             if rejection is not None:
                 raise RuntimeError(f"the simulated controller rejected a command of the pilot: {rejection}")
-        self._history.append((now_ns, *self.sim.joint_state()))
         if not self._fixed:
             self._watch()
 
-    def _watch(self) -> None:
+    def _answer(self, request: Request, chunk: ActionChunk) -> Trajectory:
+        """Let an answer take over, or the arm brake if it is refused."""
+        now_ns, guided = self.sim.time_ns, request.guide is not None
+        try:
+            return self.pilot.command(
+                request.observation, request.decision, chunk, now_ns, self._latency_ns * 1e-9, guided=guided
+            ).trajectory
+        except RejectedChunkError:
+            self._rejections += 1
+            return self.pilot.hold(self._window(), now_ns)
+
+    def _joint_state(self) -> tuple[FloatArray, FloatArray]:
+        positions, velocities = self.sim.joint_state()
+        return positions[self._columns], velocities[self._columns]
+
+    def _window(self) -> JointWindow:
         stamps_ns, positions, velocities = map(np.array, zip(*self._history[-self._samples :], strict=True))
-        self.pilot.watch(JointWindow(self.sim.joint_names, stamps_ns, positions, velocities), int(stamps_ns[-1]))
+        return JointWindow(self._joints.urdf, stamps_ns, positions, velocities)
+
+    def _watch(self) -> None:
+        window = self._window()
+        self.pilot.watch(window, window.stamp_ns)
 
 
 def _infer(policy: Answering, episodes: Sequence[_Episode], switching: Switching) -> None:
@@ -318,6 +363,6 @@ def _infer(policy: Answering, episodes: Sequence[_Episode], switching: Switching
     for precision, batch in batches.items():
         observations = [request.observation for _, request in batch]
         noise = np.stack([request.noise for _, request in batch])
-        chunks = policy.infer_batch(observations, precision, noise)
+        chunks = policy.infer_batch(observations, precision, noise, [request.guide for _, request in batch])
         for (episode, request), chunk in zip(batch, chunks, strict=True):
             episode.expect(request, precision, chunk)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
+from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
 from vlaq_ros.errors import UnknownPrecisionError
 from vlaq_ros.policy import bundle, pi0
 from vlaq_ros.policy.bundle import Bundle
@@ -23,7 +23,7 @@ from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.memory import Memory, Meter
 from vlaq_ros.policy.pi0 import CodedEmbedding, PI0Network
 from vlaq_ros.policy.sampler import Sampler
-from vlaq_ros.policy.transforms import denormalize
+from vlaq_ros.policy.transforms import denormalize, normalize
 from vlaq_ros.quant.kernels import select
 from vlaq_ros.quant.kernels.select import Kernel
 from vlaq_ros.quant.linear import NestedLinear, view
@@ -40,6 +40,8 @@ class Engine:
         kernel: of this machine, for quantized linears.
         memory: what is held for all precisions together.
     """
+
+    guidable = True
 
     def __init__(
         self,
@@ -117,17 +119,26 @@ class Engine:
         """Bytes held for all precisions over those of bf16: for the `linears` that a bundle quantizes, and `all`."""
         return self.memory.over_bf16
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
         """Compute one chunk; `noise` is of `noise_shape`. Raises as `infer_batch` does."""
-        return self.infer_batch([observation], precision, noise[None])[0]
+        return self.infer_batch([observation], precision, noise[None], [guide])[0]
 
-    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        precision: str,
+        noise: FloatArray,
+        guides: Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
         """Compute a chunk for each of B observations.
 
         Args:
             observations: B of them; other cameras and joints than the policy's own are passed over.
             precision: one of `precisions`.
             noise: [B, *noise_shape], standard normal: where the flow starts.
+            guides: B of them, where a flow is to lead; None for a free one, or for none at all.
 
         Raises:
             UnknownPrecisionError: `precision` is not loaded.
@@ -145,8 +156,10 @@ class Engine:
         for index, observation in enumerate(observations):
             alike[len(self._encoder.prompt(observation))].append(index)
         actions = np.empty((len(observations), self._config.chunk_size, self.spec.action_mean.shape[-1]))
+        guidance = self._guidance(guides or [None] * len(observations))
         for indices in alike.values():
-            batch = self._infer([observations[index] for index in indices], precision, noise[indices])
+            chosen = [observations[index] for index in indices]
+            batch = self._infer(chosen, precision, noise[indices], guidance[:, indices])
             actions[indices] = batch[..., : actions.shape[-1]]
         chunks = denormalize(actions, self.spec.action_mean, self.spec.action_std)
         return [
@@ -170,12 +183,25 @@ class Engine:
                 )
                 self.infer(observation, precision, np.zeros(self.noise_shape))
 
+    def _guidance(self, guides: Sequence[Guide | None]) -> FloatArray:
+        """What flows are to lead to, normalised, and its weights [2, B, T, A]: 0 for a free flow and columns beyond."""
+        guidance = np.zeros((2, len(guides), *self.noise_shape))
+        mean, std = self.spec.action_mean, self.spec.action_std
+        for row, guide in enumerate(guides):
+            if guide is not None:
+                bound = guide.weights[:, None] > 0  # what is not read may be nan
+                guidance[0, row, :, : mean.shape[-1]] = np.where(bound, normalize(guide.actions, mean, std), 0.0)
+                guidance[1, row, :, : mean.shape[-1]] = guide.weights[:, None]
+        return guidance
+
     @torch.inference_mode()
-    def _infer(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> FloatArray:
+    def _infer(
+        self, observations: Sequence[Observation], precision: str, noise: FloatArray, guidance: FloatArray
+    ) -> FloatArray:
         """Give the normalised actions [B, T, A] of observations whose prompts are equally long."""
         with self._turn:
-            start = torch.tensor(noise, dtype=torch.float32, device=self._device)
-            inputs = (*self._encoder(observations), start)
+            start = torch.tensor(np.stack([noise, *guidance]), dtype=torch.float32, device=self._device)
+            inputs = (*self._encoder(observations), *start)
             return self._sample(precision, len(self._encoder.prompt(observations[0])), inputs).numpy(force=True)
 
     def _sample(self, precision: str, tokens: int, inputs: tuple[Tensor, ...]) -> Tensor:
