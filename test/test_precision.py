@@ -169,3 +169,29 @@ def test_reasons_say_what_was_asked_for_and_what_it_waits_for() -> None:
     assert (waiting.precision, waiting.reason) == ("sixteen", "S = 0.30 asks for four, for 0.12 s of 0.50 s")
     dropped = machine.decide(motion(0.3), START_NS + 500_000_000)
     assert (dropped.precision, dropped.reason) == ("four", "S = 0.30 asks for four")
+
+
+def serving(machine: PrecisionController, name: str) -> str:
+    machine.fix(name)
+    return machine.decide(None, 0).precision
+
+
+def test_the_finest_that_is_left_takes_the_place_of_a_lost_precision() -> None:
+    machine = controller()
+    assert machine.lose("eight") == "sixteen"
+    assert [serving(machine, name) for name in NAMES] == ["sixteen", "sixteen", "four", "two"]
+    assert machine.lose("sixteen") == "four"
+    assert [serving(machine, name) for name in NAMES] == ["four", "four", "four", "two"]
+    machine.fix("eight")
+    decision = machine.decide(None, 0)
+    assert (decision.precision, decision.reason) == ("four", "fixed; eight is lost")
+    machine.fix(None)
+    assert run(machine, ["sixteen", "four", "two"]) == ["four", "four", "four"], "the motion asks, and the rest is as is"
+
+
+def test_nothing_is_lost_once_everything_is() -> None:
+    machine = controller()
+    assert [machine.lose(name) for name in ("four", "sixteen", "two", "eight")] == ["sixteen", "eight", "eight", ""]
+    assert [serving(machine, name) for name in NAMES] == list(NAMES)
+    with pytest.raises(UnknownPrecisionError):
+        machine.lose("one")

@@ -6,6 +6,7 @@ A safety limit has no default: the robot's YAML file must say it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
@@ -24,6 +25,7 @@ from vlaq_ros.errors import (
 )
 
 AUTO = "auto"  # the precision that follows the motion of the arm
+_TOPIC = re.compile(r"(~?/)?[a-z_]\w*(/[a-z_]\w*)*", re.ASCII | re.IGNORECASE)
 
 Config = TypeVar("Config")
 
@@ -36,7 +38,8 @@ class Setting:
     unit: str = ""
     bounds: tuple[float, float] | None = None  # both allowed
     choices: tuple[str, ...] = ()
-    live: bool = False  # can be changed while the node runs
+    topic: bool = False  # a name in the ROS graph
+    changes: str = ""  # when it may change after the start: "live", or while the node is "unconfigured"
 
 
 def setting(sentence: str, *, default: object = MISSING, **facts: Any) -> Any:
@@ -63,13 +66,15 @@ class PilotConfig:
     """How the pilot runs; the ROS parameters of the node `pilot`."""
 
     model: str = setting(
-        "Bundle directory, or the name of a shipped one in models/.", default="tabletop_pi0_calibrated"
+        "Bundle directory, or the name of a shipped one in models/.",
+        default="tabletop_pi0_calibrated",
+        changes="unconfigured",
     )
     robot: str = setting("Robot file, or the name of a shipped one in config/robots/.", default="sim_panda")
     precision: str = setting(
         "Precision to run at: auto follows the motion of the arm, a name of the model's precisions fixes it.",
         default=AUTO,
-        live=True,
+        changes="live",
     )
     autostart: bool = setting("Configure and activate without a lifecycle manager.", default=False)
     enabled: bool = setting(
@@ -155,7 +160,7 @@ class SimRobotConfig:
 class CameraConfig:
     """A camera that a model may name."""
 
-    topic: str = setting("Topic of its images.")
+    topic: str = setting("Topic of its images.", topic=True)
     rate_hz: float = setting(
         "Images per second that it publishes; when fewer than half of them arrive, the camera is starved.",
         unit="Hz",
@@ -192,7 +197,7 @@ class JointConfig:
 class ArmConfig:
     """How the arm's joints are commanded."""
 
-    topic: str = setting("Topic that its controller listens to.")
+    topic: str = setting("Topic that its controller listens to.", topic=True)
     type: str = setting(
         "JointTrajectory for joint_trajectory_controller (whole chunks), Float64MultiArray for "
         "forward_command_controller (positions at rate_hz).",
@@ -219,7 +224,7 @@ class GripperConfig:
         default="joint",
         choices=("joint", "Float64MultiArray", "GripperCommand", "ParallelGripperCommand"),
     )
-    topic: str = setting("Topic, or name of the action; not read for joint.", default="")
+    topic: str = setting("Topic, or name of the action; not read for joint.", default="", topic=True)
     max_effort: float = setting(
         "Effort that an action may use; 0 leaves it to the controller.", default=0.0, unit="N", bounds=(0.0, 1e4)
     )
@@ -284,8 +289,8 @@ class RobotConfig:
     arm_joints: tuple[str, ...] = setting("Names of the arm's joints in the URDF, in the order of its controller.")
     gripper_joint: str = setting("Name of the joint that opens the gripper; the last column of state and action.")
     cameras: Mapping[str, CameraConfig] = setting("Each camera that a model may name.")
-    joint_state_topic: str = setting("Topic of sensor_msgs/JointState.")
-    description_topic: str = setting("Topic of the latched URDF (std_msgs/String).")
+    joint_state_topic: str = setting("Topic of sensor_msgs/JointState.", topic=True)
+    description_topic: str = setting("Topic of the latched URDF (std_msgs/String).", topic=True)
     arm: ArmConfig = setting("How the arm's joints are commanded.")
     gripper: GripperConfig = setting("How the gripper is commanded.")
     safety: SafetyConfig = setting("What the arm may do.")
@@ -297,6 +302,7 @@ class RobotConfig:
         "Topic of std_msgs/Bool that is true while an emergency stop is pressed; it must be heard before the arm is "
         "commanded. Empty where there is none.",
         default="",
+        topic=True,
     )
 
     @property
@@ -429,6 +435,8 @@ def build(cls: type[Config], values: Mapping[Any, object], where: str) -> Config
             continue
         try:
             parsed[key] = _convert(values[key], hints[key], known, f"{where}: {key}")
+            if known.topic and not _TOPIC.fullmatch(parsed[key]) and (parsed[key] or required(item)):
+                raise ValueError
         except ValueError:
             raise BadValueError(key, values[key], _expected(hints[key], known), where) from None
     return cls(**parsed)
@@ -478,15 +486,14 @@ def parameters_table() -> str:
 
 def settings_table(cls: type, title: str) -> list[str]:
     """Render the settings of a dataclass as lines of Markdown."""
-    head = "| name | type | default | unit | allowed | live | meaning |"
+    head = "| name | type | default | unit | allowed | changes | meaning |"
     lines = [f"## {title}", "", str(cls.__doc__), "", head, "|---|---|---|---|---|---|---|"]
     hints = get_type_hints(cls)
     for item in fields(cls):
         known = setting_of(item)
         default = "required" if required(item) else _said(item.default)
-        live = "yes" if known.live else ""
         kind = _word(hints[item.name])
-        cells = [f"`{item.name}`", kind, default, known.unit, _allowed(known), live, known.sentence]
+        cells = [f"`{item.name}`", kind, default, known.unit, _allowed(known), known.changes, known.sentence]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -521,6 +528,8 @@ def _allowed(known: Setting) -> str:
 def _expected(hint: Any, known: Setting) -> str:
     if known.choices:
         return f"one of {_allowed(known)}"
+    if known.topic:
+        return "a ROS name such as camera/front/image_raw"
     return f"{_word(hint)} from {_allowed(known)} {known.unit}".rstrip() if known.bounds else _word(hint)
 
 

@@ -8,7 +8,7 @@ that is finer than those before it, though still below the precision in force, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class PrecisionController:
         self._names = tuple(rule.name for rule in self._rules)
         self._dwell_ns = round(dwell_s * 1e9)
         self._fixed: str | None = None
+        self._lost: set[str] = set()
         self.reset()
 
     def reset(self) -> None:
@@ -57,6 +58,22 @@ class PrecisionController:
         self._fixed = name
         self.reset()
 
+    def lose(self, name: str) -> str:
+        """Answer the finest precision that is left wherever `name` would be answered.
+
+        Returns:
+            That precision. Empty where none is left: then nothing counts as lost any more.
+
+        Raises:
+            UnknownPrecisionError: no rule has this name.
+        """
+        self._index(name)
+        self._lost.add(name)
+        if left := [known for known in self._names if known not in self._lost]:
+            return left[0]
+        self._lost.clear()
+        return ""
+
     def finer(self, a: str, b: str) -> bool:
         """Whether precision `a` is finer than precision `b`.
 
@@ -72,6 +89,13 @@ class PrecisionController:
             motion: None where it is unknown, which requests the finest precision.
             stamp_ns: time of this look.
         """
+        decision = self._decide(motion, stamp_ns)
+        if decision.precision not in self._lost:
+            return decision
+        left = next(name for name in self._names if name not in self._lost)
+        return replace(decision, precision=left, reason=f"{decision.reason}; {decision.precision} is lost")
+
+    def _decide(self, motion: Motion | None, stamp_ns: int) -> Decision:
         sensitivity = np.nan if motion is None else motion.sensitivity
         if self._fixed is not None:
             return Decision(self._fixed, sensitivity, "fixed")

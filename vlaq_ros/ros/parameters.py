@@ -17,7 +17,7 @@ Config = TypeVar("Config")
 
 
 def declare(node: Node, cls: type[Config]) -> Config:
-    """Declare every setting of `cls`, with the values that the user gave; only live ones may change afterwards.
+    """Declare every setting of `cls`, with the values that the user gave; only those that `Setting.changes` names may change later.
 
     Raises:
         ConfigError: a given parameter is no setting, or its value cannot be used.
@@ -50,7 +50,7 @@ def _descriptor(item: Field[Any]) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=f"{known.sentence} [{known.unit}]" if known.unit else known.sentence,
         additional_constraints=f"one of {', '.join(known.choices)}" if known.choices else "",
-        read_only=not known.live,
+        read_only=not known.changes,
     )
     if known.bounds and item.type == "int":
         low, high = known.bounds
