@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.duration import Duration
 from rclpy.time import Time
-from std_msgs.msg import Header
+from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vlaq_ros.datatypes import FloatArray, Trajectory
@@ -47,6 +47,11 @@ def joint_trajectory(trajectory: Trajectory) -> JointTrajectory:
     ]
     header = Header(stamp=Time(nanoseconds=trajectory.stamp_ns).to_msg())
     return JointTrajectory(header=header, joint_names=trajectory.joint_names, points=points)
+
+
+def positions(values: FloatArray) -> Float64MultiArray:
+    """Encode what a forward_command_controller takes: one value [J] for each of its joints, in its order."""
+    return Float64MultiArray(data=values.tolist())
 
 
 def diagnostics(node: str, stamp_ns: int, healths: Iterable[Health]) -> DiagnosticArray:
