@@ -36,8 +36,8 @@ class JointMap:
         self.urdf = tuple(known[name] for name in policy)
         joints = [robot.joints.get(name, JointConfig()) for name in self.urdf]
         self.message = tuple(joint.message or name for joint, name in zip(joints, self.urdf, strict=True))
-        self._scales = np.array([joint.scale * _UNITS[joint.unit] for joint in joints])
-        self._offsets = np.array([joint.offset for joint in joints])
+        self._scales: FloatArray = np.array([joint.scale * _UNITS[joint.unit] for joint in joints])
+        self._offsets: FloatArray = np.array([joint.offset for joint in joints])
 
     @classmethod
     def whole(cls, robot: RobotConfig) -> Self:

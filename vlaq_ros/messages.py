@@ -35,12 +35,7 @@ def header_stamp_ns(raw: bytes) -> int:
     """Nanoseconds of the stamp of a serialized message whose first field is a std_msgs/Header.
 
     CDR (DDS-RTPS 10.2): four bytes, of which the second's lowest bit says little endian, then seconds and nanoseconds.
-
-    Raises:
-        UnusableMessageError: it is too short.
     """
-    if len(raw) < 12:
-        raise UnusableMessageError(f"the message has {len(raw)} bytes", "12 or more, of which the first hold its stamp")
     seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 

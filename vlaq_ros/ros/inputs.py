@@ -1,0 +1,149 @@
+"""What the pilot listens to: images, joint states, the instruction and the emergency stop, as subscriptions of a node.
+
+Images stay serialized until an observation is taken: a callback only reads their stamp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Bool, String
+
+from vlaq_ros import messages
+from vlaq_ros.config import RobotConfig, share
+from vlaq_ros.datatypes import ImageArray
+from vlaq_ros.observe import Observer
+from vlaq_ros.ros.qos import LATCHED
+
+INSTRUCTION_TOPIC = "instruction"
+PROFILE = share() / "config/fastdds_shm32.xml"
+STARVED = 0.5  # a camera of which less than this share arrives
+_JOINTS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # accepts either offer
+_IMAGES = {"Image": Image, "CompressedImage": CompressedImage}
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    subscription: Subscription[Any]
+    qos: QoSProfile
+    type: str
+    remedy: str
+
+
+class Inputs:
+    """Feeds an observer from a node's subscriptions; images by the QoS of sensor data or what the robot file asks for.
+
+    Args:
+        node: whose executor runs the callbacks, and in whose namespace the topics are.
+        robot: names topics, types and reliabilities.
+        observer: takes what is received; its cameras alone are listened to.
+        on_estop: told of every message of the emergency stop, if the robot has one.
+    """
+
+    def __init__(self, node: Node, robot: RobotConfig, observer: Observer, on_estop: Callable[[bool], None]) -> None:
+        self._node = node
+        self._inputs: list[_Input] = []
+        self._told: set[str] = set()
+        for name in observer.cameras:
+            camera = robot.cameras[name]
+            qos = QoSProfile(depth=1, reliability=ReliabilityPolicy[camera.reliability.upper()])
+            store = partial(_store, observer, name, partial(_decode, camera.type))
+            remedy = f"change it, or cameras.{name} in the robot's YAML file"
+            self._listen(_IMAGES[camera.type], camera.topic, store, qos, remedy, raw=True)
+        publisher = "change the publisher"
+        self._listen(JointState, robot.joint_state_topic, observer.push_joints, _JOINTS, publisher)
+        self._listen(String, INSTRUCTION_TOPIC, lambda told: observer.push_instruction(told.data), LATCHED, publisher)
+        if robot.estop_topic:
+            self._listen(Bool, robot.estop_topic, lambda told: on_estop(told.data), LATCHED, publisher)
+
+    def faults(self) -> dict[str, str]:
+        """Say of every topic which publishers cannot be heard, because they offer something else than is asked for.
+
+        Read from the graph, so that a fault goes when its publisher does; every new one is logged.
+
+        Returns:
+            Sentences by topic; a topic without a fault is not in it.
+        """
+        found = {}
+        for item in self._inputs:
+            topic = item.subscription.topic_name
+            offers = self._node.get_publishers_info_by_topic(topic)
+            if misfits := sorted({text for offer in offers if (text := _misfit(offer, item))}):
+                found[topic] = f"{topic} cannot be heard from {'; nor from '.join(misfits)}; {item.remedy}"
+        for sentence in sorted({*found.values()} - self._told):
+            self._node.get_logger().error(sentence)
+        self._told = {*found.values()}
+        return found
+
+    def close(self) -> None:
+        """Stop listening."""
+        for item in self._inputs:
+            self._node.destroy_subscription(item.subscription)
+        self._inputs.clear()
+
+    def _check(self, _: QoSRequestedIncompatibleQoSInfo) -> None:
+        self.faults()
+
+    def _listen(
+        self,
+        kind: type[Any],
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile,
+        remedy: str,
+        *,
+        raw: bool = False,
+    ) -> None:
+        events = SubscriptionEventCallbacks(incompatible_qos=self._check)
+        subscription = self._node.create_subscription(kind, topic, callback, qos, event_callbacks=events, raw=raw)
+        name = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
+        self._inputs.append(_Input(subscription, qos, name, remedy))
+
+
+def starved(observer: Observer, robot: RobotConfig, now_ns: int) -> dict[str, str]:
+    """Say of every camera that loses most of its images how many arrive, and what cures it.
+
+    Returns:
+        Sentences by camera; one that is not starved, or not listened to for two seconds, is not in it.
+    """
+    found = {}
+    for name, rate_hz in observer.rates_hz(now_ns).items():
+        sent_hz = robot.cameras[name].rate_hz
+        if rate_hz < STARVED * sent_hz:
+            found[name] = (
+                f"camera {name}: {rate_hz:.1f} of {sent_hz:g} images per second arrive; start its node with "
+                f"FASTDDS_DEFAULT_PROFILES_FILE={PROFILE}, or let it send CompressedImage, or reliably"
+            )
+    return found
+
+
+def _store(observer: Observer, camera: str, decode: Callable[[bytes], ImageArray], raw: bytes) -> None:
+    observer.push_image(camera, messages.header_stamp_ns(raw), partial(decode, raw))
+
+
+def _decode(kind: str, raw: bytes) -> ImageArray:
+    return messages.IMAGES[kind](deserialize_message(raw, _IMAGES[kind]))
+
+
+def _misfit(offer: TopicEndpointInfo, item: _Input) -> str:
+    """Say what a publisher offers that does not fit; empty where it fits."""
+    node = f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
+    if offer.topic_type != item.type:
+        return f"{node}, which sends {offer.topic_type}, expected {item.type}"
+    if qos_check_compatible(offer.qos_profile, item.qos)[0] == QoSCompatibility.ERROR:
+        return f"{node}, which offers {_words(offer.qos_profile)}, expected {_words(item.qos)}"
+    return ""
+
+
+def _words(qos: QoSProfile) -> str:
+    return f"{qos.reliability.name.lower()} {qos.durability.name.lower()}"
