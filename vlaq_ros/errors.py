@@ -66,6 +66,25 @@ class UnknownPrecisionError(VlaqError):
         super().__init__(f"unknown precision {name!r}; this policy has: {', '.join(known)}")
 
 
+class PrecisionFailedError(VlaqError):
+    """A precision cannot be computed, for want of memory or of a kernel."""
+
+    def __init__(self, precision: str, error: Exception) -> None:
+        why = " ".join(str(error).split())
+        super().__init__(
+            f"precision {precision!r} failed with {type(error).__name__}: {why.rstrip('.')}; expected memory and a "
+            "kernel for it: free memory, or run `vlaq doctor`"
+        )
+        self.precision = precision
+
+
+class ConfiguredError(VlaqError):
+    """A parameter that only an unconfigured node can change."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} cannot change while the node is configured; clean it up first")
+
+
 class UnknownInstructionError(VlaqError):
     """An instruction that no task of the policy knows."""
 
@@ -133,13 +152,61 @@ class ActionSizeError(VlaqError):
         )
 
 
-class NonFiniteActionError(VlaqError):
+class RejectedChunkError(VlaqError):
+    """A chunk that is not commanded, because a limit that has no nearest motion forbids it.
+
+    Attributes:
+        kind: which check found it: `finiteness`, `first action` or `action step`.
+    """
+
+    kind: ClassVar[str]
+
+
+class NonFiniteActionError(RejectedChunkError):
     """A target is a number that no robot can follow."""
 
-    def __init__(self, joint: str, after_s: float, value: float) -> None:
+    kind = "finiteness"
+
+    def __init__(self, joint: str, action: int, value: float) -> None:
         super().__init__(
-            f"the target of {joint} {after_s:.2f} s after the observation is {value}, expected a finite position; "
+            f"action {action} of the chunk sends {joint} to {value}, expected a finite position; "
             "nothing was commanded: check the model's files and its camera images"
+        )
+
+
+class FirstActionError(RejectedChunkError):
+    """A chunk begins too far from where the arm is."""
+
+    kind = "first action"
+
+    def __init__(self, joint: str, distance_rad: float, allowed_rad: float) -> None:
+        super().__init__(
+            f"the chunk begins {distance_rad:.3f} rad from where {joint} is measured, expected at most "
+            f"{allowed_rad:g} rad; nothing was commanded: check the order, units and signs of the robot file's joints, "
+            "or raise its safety.max_first_action_rad"
+        )
+
+
+class ActionStepError(RejectedChunkError):
+    """A chunk moves too far from one action to the next."""
+
+    kind = "action step"
+
+    def __init__(self, joint: str, action: int, distance_rad: float, allowed_rad: float) -> None:
+        super().__init__(
+            f"action {action} of the chunk moves {joint} by {distance_rad:.3f} rad from the action before, expected at "
+            f"most {allowed_rad:g} rad; nothing was commanded: check that the model was trained for this robot, "
+            "or raise safety.max_action_step_rad in the robot file"
+        )
+
+
+class UnlimitedJointError(VlaqError):
+    """A joint's limits leave it unlimited, or leave it nowhere to be."""
+
+    def __init__(self, joint: str, quantity: str, got: str, expected: str) -> None:
+        super().__init__(
+            f"the {quantity} limits of {joint}, the stricter of the robot description's and the joint limits file's, "
+            f"are {got}; expected {expected}: add them to the file that safety.joint_limits names in the robot file"
         )
 
 
@@ -188,6 +255,52 @@ class JointLimitsFileError(ConfigError):
         )
 
 
+class TrialPlanFileError(ConfigError):
+    """A plan of trials cannot be read."""
+
+    def __init__(self, path: Path, why: str, shipped: Iterable[str]) -> None:
+        super().__init__(
+            f"trial plan {str(path)!r} {why}; expected the path of a YAML file or the name of a shipped plan: "
+            f"{', '.join(shipped)}"
+        )
+
+
+class OtherPlanError(VlaqError):
+    """Trials were recorded under another plan than the one that is to go on."""
+
+    def __init__(self, path: Path, differing: Iterable[str]) -> None:
+        super().__init__(
+            f"the trials in {str(path)!r} were run under another {', another '.join(differing)}; "
+            "restore the plan to go on with them, or give another --out to begin anew"
+        )
+
+
+class TrialRecordError(VlaqError):
+    """A file of trials cannot be read."""
+
+    def __init__(self, path: Path, line: int, why: str) -> None:
+        super().__init__(
+            f"line {line} of {str(path)!r} is no record of a trial ({why}); expected what `vlaq trial` wrote: "
+            "restore the file, or give another --out to begin anew"
+        )
+
+
+class TrialsRunningError(VlaqError):
+    """Two commands would write the same record."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"another `vlaq trial` adds to {str(path)!r} now; expected one at a time: wait for it, or give another --out"
+        )
+
+
+class NoTrialsError(VlaqError):
+    """Trials are to be reported that were never run."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{str(path)!r} holds no trials; run `vlaq trial` without --report first, or correct --out")
+
+
 class UnusableMessageError(VlaqError):
     """A ROS message whose content cannot be used."""
 
@@ -203,6 +316,7 @@ class MissingDependencyError(VlaqError):
         "rclpy": "source the setup file of a ROS 2 installation, or run pip install '.[ros]' in the checkout",
         "mujoco": "run pip install '.[sim]' in the checkout",
         "ray": "run pip install '.[ray]' in the checkout",
+        "control_msgs": "install ros-$ROS_DISTRO-control-msgs, or command the gripper as joint or Float64MultiArray",
     }
 
     def __init__(self, module: str) -> None:

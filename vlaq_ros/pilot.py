@@ -35,7 +35,7 @@ from vlaq_ros.datatypes import (
     Policy,
     Trajectory,
 )
-from vlaq_ros.errors import UnknownPrecisionError
+from vlaq_ros.errors import PrecisionFailedError, UnknownPrecisionError, VlaqError
 
 _DELAYS = 10  # commands whose delays are remembered
 
@@ -105,6 +105,14 @@ class Pilot:
             raise UnknownPrecisionError(precision, (AUTO, *self._policy.precisions))
         self._controller.fix(None if precision == AUTO else precision)
 
+    def lose(self, precision: str) -> str:
+        """Go on without a precision that cannot be computed: the finest that is left takes its place.
+
+        Returns:
+            That precision; empty where none is left, and all are tried again.
+        """
+        return self._controller.lose(precision)
+
     def watch(self, window: JointWindow | None, stamp_ns: int) -> Decision:
         """Judge the motion and decide on the precision; cheap, and called every monitor period.
 
@@ -140,12 +148,18 @@ class Pilot:
             clock: tells the time in ns, on the clock of the observation's stamp.
 
         Raises:
+            PrecisionFailedError: the precision in force cannot be computed.
             VlaqError: the policy cannot use the observation, or answered what no robot can follow.
         """
         decision = self.decision
         start_ns = clock()
         guide = self.guide(observation)
-        chunk = self._policy.infer(observation, decision.precision, self.noise(), guide)
+        try:
+            chunk = self._policy.infer(observation, decision.precision, self.noise(), guide)
+        except VlaqError:
+            raise
+        except Exception as error:  # of a kernel, of the driver, of the allocator: another precision may do without
+            raise PrecisionFailedError(decision.precision, error) from error
         now_ns = clock()
         return self.command(observation, decision, chunk, now_ns, (now_ns - start_ns) * 1e-9, guided=guide is not None)
 
