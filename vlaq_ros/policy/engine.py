@@ -200,21 +200,22 @@ class Engine:
     ) -> FloatArray:
         """Give the normalised actions [B, T, A] of observations whose prompts are equally long."""
         with self._turn:
-            start = torch.tensor(np.stack([noise, *guidance]), dtype=torch.float32, device=self._device)
-            inputs = (*self._encoder(observations), *start)
+            pixels, text, state = self._encoder(observations)
+            start, guide, weights = torch.tensor(np.stack([noise, *guidance]), dtype=torch.float32, device=self._device)
+            inputs = {"pixels": pixels, "text": text, "state": state, "noise": start, "guide": guide, "weights": weights}
             return self._sample(precision, len(self._encoder.prompt(observations[0])), inputs).numpy(force=True)
 
-    def _sample(self, precision: str, tokens: int, inputs: tuple[Tensor, ...]) -> Tensor:
-        sampler, batch = self._samplers[precision], len(inputs[0])
+    def _sample(self, precision: str, tokens: int, inputs: Mapping[str, Tensor]) -> Tensor:
+        sampler, batch = self._samplers[precision], len(inputs["noise"])
         if batch > 1:  # closed-loop evaluation, whose batches shrink
-            return sampler(Cache(self._config, batch, tokens, self._dtype, self._device), *inputs)
+            return sampler(Cache(self._config, batch, tokens, self._dtype, self._device), **inputs)
         if tokens not in self._caches:
             self._caches[tokens] = Cache(self._config, 1, tokens, self._dtype, self._device)
         if self._pool is None:
-            return sampler(self._caches[tokens], *inputs)
+            return sampler(self._caches[tokens], **inputs)
         if (precision, tokens) not in self._graphs:
             self._graphs[precision, tokens] = Graph(sampler, self._caches[tokens], inputs, self._pool)
-        return self._graphs[precision, tokens](*inputs)
+        return self._graphs[precision, tokens](inputs)
 
 
 def networks(held: Bundle, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> dict[str, PI0Network]:

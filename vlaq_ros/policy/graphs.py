@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,26 +22,26 @@ class Graph:
     Args:
         sampler: whose weights the graph reads where they lie.
         cache: static; the graph keeps its addresses.
-        inputs: of the sampler, on its device; the graph keeps copies to write later inputs into.
+        inputs: of the sampler by name, on its device; the graph keeps copies to write later inputs into.
         pool: of `torch.cuda.graph_pool_handle`, whose type has no public name.
     """
 
-    def __init__(self, sampler: Sampler, cache: Cache, inputs: tuple[Tensor, ...], pool: Any) -> None:
+    def __init__(self, sampler: Sampler, cache: Cache, inputs: Mapping[str, Tensor], pool: Any) -> None:
         self._cache = cache  # must outlive the graph
-        self._inputs = tuple(tensor.clone() for tensor in inputs)
+        self._inputs = {name: tensor.clone() for name, tensor in inputs.items()}
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
             for _ in range(_WARM_UPS):
-                sampler(cache, *self._inputs)
+                sampler(cache, **self._inputs)
         torch.cuda.current_stream().wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
-            self._actions = sampler(cache, *self._inputs)
+            self._actions = sampler(cache, **self._inputs)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Give what the sampler gives for these inputs."""
-        for static, value in zip(self._inputs, inputs, strict=True):
-            static.copy_(value)
+        for name, static in self._inputs.items():
+            static.copy_(inputs[name])
         self._graph.replay()
         return self._actions.clone()  # the next replay of any graph of the pool writes there

@@ -43,8 +43,8 @@ class Sampler:
         dtype = network.time_in.weight.dtype
         self._action_in = (for_action @ network.action_in.weight.float()).to(dtype)  # [D, A]
         self._biases = biases.to(dtype)  # [steps, D]
-        times = 1 - torch.arange(steps, device=biases.device) / steps
-        self._guidance = torch.stack([times, _pulls(times, steps)], dim=1)  # [steps, 2]
+        self._times = 1 - torch.arange(steps, device=biases.device) / steps  # [steps]
+        self._pulls = _pulls(self._times, steps)
 
     def __call__(
         self,
@@ -53,6 +53,7 @@ class Sampler:
         text: Tensor,
         state: Tensor,
         noise: Tensor,
+        *,
         guide: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> Tensor:
@@ -69,8 +70,11 @@ class Sampler:
         """
         self._run_prefix(cache, pixels, text)
         actions = noise
-        for step, (bias, guidance) in enumerate(zip(self._biases, self._guidance, strict=True)):
-            actions = self._run_step(cache, state if step == 0 else None, actions, bias, guidance, guide, weights)
+        for step, (bias, time, pull) in enumerate(zip(self._biases, self._times, self._pulls, strict=True)):
+            given = state if step == 0 else None
+            actions = self._run_step(
+                cache, given, actions, bias=bias, time=time, pull=pull, guide=guide, weights=weights
+            )
         return actions
 
     def _remember(self, cache: Cache, pixels: Tensor, text: Tensor) -> None:
@@ -83,8 +87,10 @@ class Sampler:
         cache: Cache,
         state: Tensor | None,
         actions: Tensor,
+        *,
         bias: Tensor,
-        guidance: Tensor,
+        time: Tensor,
+        pull: Tensor,
         guide: Tensor | None,
         weights: Tensor | None,
     ) -> Tensor:
@@ -95,7 +101,6 @@ class Sampler:
         hidden = network.expert(tokens, cache.later if state is None else cache.first)[:, -actions.shape[1] :]
         velocity = network.action_out(network.expert.norm(hidden)).to(actions.dtype)
         if guide is not None and weights is not None:
-            time, pull = guidance
             velocity = velocity - pull * weights * (guide - (actions - time * velocity))
         return actions.sub(velocity, alpha=1 / self._steps)
 
