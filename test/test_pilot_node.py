@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,20 +18,23 @@ import pytest
 import rclpy
 import torch
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.lifecycle import TransitionCallbackReturn
+from diagnostic_msgs.msg import DiagnosticStatus
+from node_bench import (
+    DOMAIN_ID,
+    FAILURE,
+    PATIENCE_S,
+    SUCCESS,
+    TASK,
+    Bench,
+    Robot,
+    at_rest_at_the_end,
+    initialised,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float64, Header, String
-from trajectory_msgs.msg import JointTrajectory
+from std_msgs.msg import Float64
 
-from vlaq_ros import messages
 from vlaq_ros.config import PilotConfig
-from vlaq_ros.control.interpolation import sample
-from vlaq_ros.datatypes import Trajectory
 from vlaq_ros.errors import NoDescriptionError, VlaqError
 from vlaq_ros.quant.kernels import select
 from vlaq_ros.ros import parameters, pilot_node
@@ -43,137 +42,11 @@ from vlaq_ros.ros.pilot_node import PilotNode
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
-DOMAIN_ID = 101 + os.getpid() % 100
-PATIENCE_S = 90.0  # a busy machine needs half a minute to import a policy, and seconds to discover
-HOME = np.array([*panda.HOME_RAD, 0.04])
-TASK = "pick up the red cube"
-SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
-
-
-class Robot(Node):
-    """An ideal robot: it is where it is told to be. Its cameras and joint states can be switched off."""
-
-    def __init__(self, urdf: str) -> None:
-        super().__init__("robot")
-        self.cameras_on = {"front": True, "wrist": True}
-        self.joints_on = True
-        self.commands: list[Trajectory] = []
-        self.commanded_s = 0.0
-        self.diagnostics: dict[str, DiagnosticStatus] = {}
-        self._images = {
-            name: self.create_publisher(Image, f"camera/{name}/image_raw", qos_profile_sensor_data)
-            for name in self.cameras_on
-        }
-        self._joint_states = self.create_publisher(JointState, "joint_states", 10)
-        self._description = self.create_publisher(String, "robot_description", LATCHED)
-        self.describe(urdf)
-        self.instruction = self.create_publisher(String, "instruction", LATCHED)
-        self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._follow, 10)
-        self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnose, 10)
-        self.precisions = self.listen(String, "precision", LATCHED)
-        self.create_timer(0.01, self._tell_joints)
-        self.create_timer(0.05, self._show)
-
-    def listen(self, kind: type, name: str, qos: Any = 10) -> list[Any]:
-        """Keep what the pilot says on one of its topics."""
-        heard: list[Any] = []
-        self.create_subscription(kind, f"/pilot/{name}", lambda message: heard.append(message.data), qos)
-        return heard
-
-    def describe(self, urdf: str) -> None:
-        if urdf:
-            self._description.publish(String(data=urdf))
-
-    def say(self, instruction: str) -> None:
-        self.instruction.publish(String(data=instruction))
-
-    def _follow(self, message: JointTrajectory) -> None:
-        self.commands.append(messages.trajectory(message))
-        self.commanded_s = time.monotonic()
-
-    def _diagnose(self, message: DiagnosticArray) -> None:
-        self.diagnostics = {status.name: status for status in message.status}
-
-    def _header(self) -> Header:
-        return Header(stamp=self.get_clock().now().to_msg())
-
-    def _tell_joints(self) -> None:
-        if self.joints_on:
-            header = self._header()
-            now_ns = messages.stamp_ns(header.stamp)
-            positions = sample(self.commands[-1], now_ns)[0] if self.commands else HOME
-            self._joint_states.publish(JointState(header=header, name=panda.JOINT_NAMES, position=positions.tolist()))
-
-    def _show(self) -> None:
-        data = array("B", bytes(96 * 96 * 3))
-        for name, on in self.cameras_on.items():
-            if on:
-                image = Image(header=self._header(), height=96, width=96, encoding="rgb8", step=288, data=data)
-                self._images[name].publish(image)
-
-
-class Bench:
-    """A robot and a pilot in one process, spun by one thread."""
-
-    def __init__(self, robot: Robot) -> None:
-        self.robot = robot
-        self.stop = threading.Event()
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(robot)
-        self._pilots: list[PilotNode] = []
-
-    def pilot(self) -> PilotNode:
-        node = PilotNode(self.stop)
-        self._executor.add_node(node)
-        self._pilots.append(node)
-        return node
-
-    def flying(self, instruction: str = TASK) -> PilotNode:
-        """A pilot that has commanded the robot already."""
-        node = self.pilot()
-        assert node.trigger_configure() == SUCCESS
-        assert node.trigger_activate() == SUCCESS
-        self.robot.say(instruction)
-        self.wait(lambda: self.robot.commands, "the first command")
-        return node
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline_s = time.monotonic() + PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}; {self.robot.diagnostics}"
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def wait_for_silence(self) -> None:
-        """Until no command came for ten replan periods; a busy machine may be late by a few."""
-        self.wait(lambda: time.monotonic() > self.robot.commanded_s + 2.0, "commands end")
-
-    def wait_for_health(self, component: str, level: bytes, pattern: str = ".*") -> DiagnosticStatus:
-        def said() -> bool:
-            status = self.robot.diagnostics.get(f"pilot: {component}")
-            return status is not None and status.level == level and re.fullmatch(pattern, status.message) is not None
-
-        self.wait(said, f"{component} says {pattern!r}")
-        return self.robot.diagnostics[f"pilot: {component}"]
-
-    def close(self) -> None:
-        for node in self._pilots:
-            node.close()
-            node.destroy_node()
-        self._executor.shutdown()
-        self.robot.destroy_node()
-
 
 @pytest.fixture
 def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Initialises ROS with the given parameters of the pilot."""
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-
-    def start(**given: object) -> None:
-        words = [word for name, value in given.items() for word in ("-p", f"{name}:={json.dumps(value)}")]
-        rclpy.init(args=["--ros-args", *words], domain_id=DOMAIN_ID)
-
-    yield start
-    rclpy.try_shutdown()
+    yield from initialised(monkeypatch)
 
 
 @pytest.fixture
@@ -189,10 +62,6 @@ def robot_file(folder: Path, **changes: Any) -> str:
     path = folder / "robot.yaml"
     path.write_text(yaml.safe_dump(values))
     return str(path)
-
-
-def at_rest_at_the_end(trajectory: Trajectory) -> bool:
-    return trajectory.velocities is not None and not trajectory.velocities[-1].any()
 
 
 def test_a_command_is_a_whole_chunk_that_ends_at_rest(bench: Bench) -> None:
