@@ -156,7 +156,7 @@ class RejectedChunkError(VlaqError):
     """A chunk that is not commanded, because a limit that has no nearest motion forbids it.
 
     Attributes:
-        kind: which check found it: `finiteness`, `first action` or `action step`.
+        kind: which check found it: `finiteness`, `first action`, `action step` or `motion`.
     """
 
     kind: ClassVar[str]
@@ -197,6 +197,18 @@ class ActionStepError(RejectedChunkError):
             f"action {action} of the chunk moves {joint} by {distance_rad:.3f} rad from the action before, expected at "
             f"most {allowed_rad:g} rad; nothing was commanded: check that the model was trained for this robot, "
             "or raise safety.max_action_step_rad in the robot file"
+        )
+
+
+class NoMotionError(RejectedChunkError):
+    """No motion within the limits was found from where the arm is."""
+
+    kind = "motion"
+
+    def __init__(self, joint: str, flag: int) -> None:
+        super().__init__(
+            f"no motion of {joint} within its limits was found (exit flag {flag} of daqp), expected at least one to "
+            "rest; nothing was commanded: report this with a recording of the robot's joints"
         )
 
 
@@ -290,7 +302,8 @@ class TrialsRunningError(VlaqError):
 
     def __init__(self, path: Path) -> None:
         super().__init__(
-            f"another `vlaq trial` adds to {str(path)!r} now; expected one at a time: wait for it, or give another --out"
+            f"another `vlaq trial` adds to {str(path)!r} now; expected one at a time: wait for it, "
+            "or give another --out"
         )
 
 
