@@ -12,11 +12,13 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -29,6 +31,7 @@ from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros import messages
+from vlaq_ros.config import resolve
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.ros.pilot_node import PilotNode
@@ -48,6 +51,7 @@ class Robot(Node):
 
     Attributes:
         cameras_on, joints_on, follows: what works.
+        paused: simulated time stands still, and everything with it.
         spoil_image, spoil_joints: change a message before it is sent, or give None for none.
         time_ns: simulated time, which it publishes and stamps with; None where it has none.
         commands: what it was told, oldest first.
@@ -60,6 +64,7 @@ class Robot(Node):
         super().__init__("robot")
         self.cameras_on = {"front": True, "wrist": True}
         self.joints_on = self.follows = True
+        self.paused = False
         self.spoil_image: Callable[[str, Image], Image | None] = lambda _, image: image
         self.spoil_joints: Callable[[JointState], JointState | None] = lambda state: state
         self.time_ns = time_ns
@@ -113,6 +118,8 @@ class Robot(Node):
         return Header(stamp=Time(nanoseconds=self.now_ns()).to_msg())
 
     def _tell_joints(self) -> None:
+        if self.paused:
+            return
         if self.time_ns is not None and self._clock_publisher is not None:
             self.time_ns += 10 * MS
             self._clock_publisher.publish(Clock(clock=Time(nanoseconds=self.time_ns).to_msg()))
@@ -124,7 +131,7 @@ class Robot(Node):
     def _show(self) -> None:
         data = array("B", bytes(96 * 96 * 3))
         for name, on in self.cameras_on.items():
-            if on:
+            if on and not self.paused:
                 image = Image(header=self._header(), height=96, width=96, encoding="rgb8", step=288, data=data)
                 if (spoiled := self.spoil_image(name, image)) is not None:
                     self._images[name].publish(spoiled)
@@ -161,6 +168,11 @@ class Bench:
             assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}; {self.robot.diagnostics}"
             self._executor.spin_once(timeout_sec=0.05)
 
+    def spin(self, count: int) -> None:
+        """Let the executor work."""
+        for _ in range(count):
+            self._executor.spin_once(timeout_sec=0.05)
+
     def wait_for_silence(self) -> None:
         """Until no command came for ten replan periods; a busy machine may be late by a few."""
         self.wait(lambda: time.monotonic() > self.robot.commanded_s + 2.0, "commands end")
@@ -195,3 +207,13 @@ def initialised(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 
 def at_rest_at_the_end(trajectory: Trajectory) -> bool:
     return trajectory.velocities is not None and not trajectory.velocities[-1].any()
+
+
+def robot_file(folder: Path, **changes: Any) -> str:
+    """The simulated Panda's file with other values."""
+    shipped = resolve("sim_panda", "config/robots", ".yaml")
+    values = yaml.safe_load(shipped.read_text())
+    values["safety"]["joint_limits"] = str((shipped.parent / values["safety"]["joint_limits"]).resolve())
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(values | changes))
+    return str(path)

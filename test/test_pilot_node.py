@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import rclpy
 import torch
-import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 from node_bench import (
     DOMAIN_ID,
@@ -29,6 +28,7 @@ from node_bench import (
     Robot,
     at_rest_at_the_end,
     initialised,
+    robot_file,
 )
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -55,13 +55,6 @@ def bench(ros: Callable[..., None], tiny_bundle: Path) -> Iterator[Bench]:
     made = Bench(Robot(panda.urdf()))
     yield made
     made.close()
-
-
-def robot_file(folder: Path, **changes: Any) -> str:
-    values = yaml.safe_load(Path(pilot_node.resolve("sim_panda", "config/robots", ".yaml")).read_text()) | changes
-    path = folder / "robot.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return str(path)
 
 
 def test_a_command_is_a_whole_chunk_that_ends_at_rest(bench: Bench) -> None:
