@@ -40,7 +40,7 @@ _SMOOTHING = 0.1  # weight of the jerk, in rad per knot^3, against the distance,
 _BRAKING = 0.1  # weight of the velocity after the last target, in rad per knot
 _STOP_KNOTS = 40
 _STOP_SMOOTHING = 1e-3  # weight of the jerk, in rad per knot^3, against the velocity, in rad per knot
-_TOLERANCE = 1e-9
+_SOLVER = {"primal_tol": 1e-9, "rho_soft": 1e-10}
 _HELD = 1e-4  # a limit holds a motion back where it does so by about this much, rad
 _INEQUALITY, _SOFT = 0, 8  # daqp's words for constraints
 
@@ -319,7 +319,7 @@ class Safety:
         forces = np.empty_like(lower)
         for joint, name in enumerate(self._kinematics.joint_names):
             gradient, most, least = (values[:, joint].copy() for values in (gradients, upper, lower))
-            solution, _, flag, facts = daqp.solve(hessian, gradient, rows, most, least, sense, primal_tol=_TOLERANCE)
+            solution, _, flag, facts = daqp.solve(hessian, gradient, rows, most, least, sense, **_SOLVER)
             if flag < 1:
                 raise NoMotionError(name, flag)
             control[3:-3, joint], control[-3:, joint] = solution[:-1], solution[-1]
