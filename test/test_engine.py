@@ -16,7 +16,7 @@ from test_pi0 import CPU, IMAGE_TOKEN_ID, assembled, by_transformers, random_pol
 from torch import Tensor
 from transformers import PI0ForConditionalGeneration
 
-from vlaq_ros.datatypes import ActionSpace, FloatArray, MotionScales, Observation
+from vlaq_ros.datatypes import ActionSpace, FloatArray, Guide, MotionScales, Observation
 from vlaq_ros.errors import (
     CameraNamesError,
     JointNamesError,
@@ -24,12 +24,15 @@ from vlaq_ros.errors import (
     UnknownInstructionError,
     UnknownPrecisionError,
 )
+from vlaq_ros.policy.cache import Cache
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.description import Description
+from vlaq_ros.policy.encoder import Encoder
 from vlaq_ros.policy.engine import Engine, native_dtype
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.memory import Meter
 from vlaq_ros.policy.pi0 import PI0Network
+from vlaq_ros.policy.sampler import Sampler
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.policy.transforms import pixel_values
 from vlaq_ros.quant.kernels import select
@@ -168,7 +171,8 @@ def test_warming_up_runs_every_precision(engine: Engine, full: Engine, monkeypat
         run: list[str] = []
         infer = held.infer
         monkeypatch.setattr(held, "infer", lambda *args, infer=infer, run=run: run.append(args[1]) or infer(*args))
-        held.warm_up()
+        for precision in held.precisions:
+            held.warm_up(precision)
         assert tuple(run) == held.precisions
 
 
@@ -274,6 +278,46 @@ def test_a_wider_network_and_prompts_of_different_lengths(
             np.testing.assert_allclose(engine.infer(one, plan.name, begin).actions, wanted, atol=1e-5)
 
 
+def guide(seed: int) -> Guide:
+    random = np.random.default_rng(seed)
+    weights = np.array([1.0, 0.8, 0.5, 0.2, 0.0, 0.0])
+    return Guide(np.where(weights[:, None] > 0, random.normal(size=(6, 3)), np.nan), weights)
+
+
+def test_a_guide_is_in_the_units_of_a_chunk_and_binds_its_columns_alone(
+    public: tuple[PI0ForConditionalGeneration, Description],
+) -> None:
+    policy, described = public
+    engine, spec = started(public), described.spec
+    seen, start, towards = observation(spec, 0), np.random.default_rng(0).normal(size=(6, 12)), guide(1)
+    wanted, weights = np.zeros((6, 12)), np.zeros((6, 12))
+    wanted[:4, :3] = ((towards.actions - spec.action_mean) / spec.action_std)[:4]
+    weights[:, :3] = towards.weights[:, None]
+    with torch.inference_mode():
+        network = assembled(policy)
+        pixels, text, state = Encoder(described, network)([seen])
+        cache = Cache(policy.config, 1, len(described.prompts["wave"]), torch.float32, CPU)
+        begin, *guidance = (torch.tensor(part, dtype=torch.float32)[None] for part in (start, wanted, weights))
+        sampler = Sampler(network, policy.config, PLANS[0].denoise_steps, compiled=False)
+        expected = sampler(cache, pixels, text, state, begin, guide=guidance[0], weights=guidance[1])[0, :, :3].numpy()
+    actions = engine.infer(seen, "slow", start, towards).actions
+    np.testing.assert_allclose(actions, expected * spec.action_std + spec.action_mean, atol=1e-6)
+    free = engine.infer(seen, "slow", start).actions
+    off, remaining = (np.abs(found - towards.actions)[0].max() for found in (free, actions))
+    assert remaining < 0.3 * off
+
+
+def test_every_observation_of_a_batch_has_its_own_guide_or_none(
+    public: tuple[PI0ForConditionalGeneration, Description],
+) -> None:
+    engine = started(public)
+    seen = [observation(engine.spec, seed) for seed in range(4)]
+    start, guides = np.random.default_rng(0).normal(size=(4, 6, 12)), [guide(0), None, guide(2), guide(3)]
+    together = engine.infer_batch(seen, "fast", start, guides)
+    for one, begin, towards, chunk in zip(seen, start, guides, together, strict=True):
+        np.testing.assert_allclose(engine.infer(one, "fast", begin, towards).actions, chunk.actions, atol=1e-5)
+
+
 def test_an_answer_outlives_the_next(public: tuple[PI0ForConditionalGeneration, Description]) -> None:
     engine = started(public)
     chunk = engine.infer(observation(engine.spec, 0), "slow", np.ones((6, 12)))
@@ -300,7 +344,8 @@ def test_warming_up_sees_every_length(
     engine = started(public)
     run: list[tuple[str, str]] = []
     monkeypatch.setattr(engine, "infer", lambda seen, precision, noise: run.append((precision, seen.instruction)))
-    engine.warm_up()
+    for precision in engine.precisions:
+        engine.warm_up(precision)
     assert run == [(plan.name, instruction) for plan in PLANS for instruction in engine.spec.instructions]
 
 
@@ -317,8 +362,10 @@ def test_compiled_is_equal(public: tuple[PI0ForConditionalGeneration, Descriptio
         for precision in plain.precisions:
             for seed in (0, 1):
                 seen, start = observation(plain.spec, seed), np.random.default_rng(seed).normal(size=(6, 12))
-                wanted = plain.infer(seen, precision, start).actions
-                np.testing.assert_allclose(compiled.infer(seen, precision, start).actions, wanted, atol=1e-4)
+                for towards in (None, guide(seed)):
+                    wanted = plain.infer(seen, precision, start, towards).actions
+                    found = compiled.infer(seen, precision, start, towards).actions
+                    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_a_loaded_bundle_keeps_none_of_its_files_mapped(tiny_bundle: Path, tmp_path: Path) -> None:

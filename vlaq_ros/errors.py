@@ -78,6 +78,17 @@ class PrecisionFailedError(VlaqError):
         self.precision = precision
 
 
+class ModelMemoryError(VlaqError):
+    """A model does not fit into memory."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        why = " ".join(str(error).split())
+        super().__init__(
+            f"model directory {str(path)!r} does not fit into memory ({why.rstrip('.')}); free memory, or take a bundle "
+            "that was made under a smaller budget"
+        )
+
+
 class ConfiguredError(VlaqError):
     """A parameter that only an unconfigured node can change."""
 

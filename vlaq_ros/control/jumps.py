@@ -48,7 +48,5 @@ class JumpWatch:
         return Jump(
             f"{window.names[column]} is {moved[row, column]:.2f} rad (m) from where it was {1e3 * gaps_s[row]:.0f} ms "
             f"before, possible are {allowed[row, column]:.2f}",
-            JointWindow(
-                window.names, window.stamps_ns[before], window.positions[before], window.velocities[before]
-            ),
+            JointWindow(window.names, window.stamps_ns[before], window.positions[before], window.velocities[before]),
         )

@@ -167,21 +167,20 @@ class Engine:
             for observation, chunk in zip(observations, chunks, strict=True)
         ]
 
-    def warm_up(self) -> None:
-        """Run every precision once on every length of prompt: the first run pays for what the libraries set up."""
+    def warm_up(self, precision: str) -> None:
+        """Run a precision once on every length of prompt: the first run pays for what the libraries set up."""
         size = self.spec.image_size_px
         black = np.zeros((size, size, 3), dtype=np.uint8)
         lengths = {len(prompt): instruction for instruction, prompt in self._prompts.items()}
-        for precision in self.precisions:
-            for instruction in lengths.values():
-                observation = Observation(
-                    stamp_ns=0,
-                    images=dict.fromkeys(self.spec.cameras, black),
-                    joint_names=self.spec.joint_names,
-                    joint_positions=self.spec.state_mean,
-                    instruction=instruction,
-                )
-                self.infer(observation, precision, np.zeros(self.noise_shape))
+        for instruction in lengths.values():
+            observation = Observation(
+                stamp_ns=0,
+                images=dict.fromkeys(self.spec.cameras, black),
+                joint_names=self.spec.joint_names,
+                joint_positions=self.spec.state_mean,
+                instruction=instruction,
+            )
+            self.infer(observation, precision, np.zeros(self.noise_shape))
 
     def _guidance(self, guides: Sequence[Guide | None]) -> FloatArray:
         """What flows are to lead to, normalised, and its weights [2, B, T, A]: 0 for a free flow and columns beyond."""

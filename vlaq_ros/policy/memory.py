@@ -39,7 +39,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._resident, self._allocated = _resident(), _allocated(device)
+        self._resident, self._allocated = process_bytes(), device_bytes(device)
 
     def read(self, config: PI0Config, networks: Iterable[PI0Network]) -> Memory:
         """Count what the networks hold, and measure how far process and GPU have grown."""
@@ -50,8 +50,8 @@ class Meter:
             all=resident_bytes(chain.from_iterable(chain(network.parameters(), network.buffers()) for network in held)),
             linears_bf16=sum(size for name, size in sizes.items() if pi0.is_quantized_weight(name)),
             all_bf16=sum(sizes.values()),
-            resident_growth=_resident() - self._resident,
-            device_growth=_allocated(self._device) - self._allocated,
+            resident_growth=process_bytes() - self._resident,
+            device_growth=device_bytes(self._device) - self._allocated,
         )
 
 
@@ -63,10 +63,12 @@ def _linears(network: PI0Network) -> Iterator[Tensor]:
             yield module.weight
 
 
-def _resident() -> int:
+def process_bytes() -> int:
+    """Memory that this process holds."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _allocated(device: torch.device) -> int:
+def device_bytes(device: torch.device) -> int:
+    """Memory that torch holds on a GPU; 0 on a CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0

@@ -60,10 +60,14 @@ class Gate:
             self.stop(f"the emergency stop on {self._estop} was pressed")
 
     def lose_estop(self) -> None:
-        """Notice that nobody publishes the emergency stop; one that was heard before counts as pressed."""
+        """Notice that nobody publishes the emergency stop any more, which counts as pressing it."""
         if self._pressed is not None:
-            self._pressed = None
-            self.stop(f"the emergency stop on {self._estop} has no publisher any more")
+            self.stop(f"the emergency stop on {self._estop} is lost")
+        self.forget_estop()
+
+    def forget_estop(self) -> None:
+        """Stop listening to the emergency stop; it must be heard again before the gate opens."""
+        self._pressed = None
 
     def _unsafe(self) -> str:
         if not self._estop or self._pressed is False:

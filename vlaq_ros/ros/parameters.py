@@ -17,7 +17,7 @@ Config = TypeVar("Config")
 
 
 def declare(node: Node, cls: type[Config]) -> Config:
-    """Declare every setting of `cls`, with the values that the user gave; only those that `Setting.changes` names may change later.
+    """Declare every setting of `cls`, with the values that the user gave; `Setting.changes` says which may change.
 
     Raises:
         ConfigError: a given parameter is no setting, or its value cannot be used.

@@ -6,12 +6,15 @@ Callbacks only store or publish: all of them run in one executor thread, and inf
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 import traceback
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,30 +23,44 @@ from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
+from rclpy.parameter import Parameter
 from rclpy.timer import Timer
-from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros.config import PilotConfig, RobotConfig, resolve
+from vlaq_ros.control.following import FollowingWatch
+from vlaq_ros.control.jumps import JumpWatch
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import Command, Stale, Trajectory
-from vlaq_ros.errors import CameraNamesError, JointNamesError, NoDescriptionError, VlaqError
-from vlaq_ros.observe import JOINT_STATES, Observer
+from vlaq_ros.control.safety import JointLimits
+from vlaq_ros.datatypes import Command, Trajectory
+from vlaq_ros.errors import (
+    CameraNamesError,
+    ConfiguredError,
+    ModelMemoryError,
+    NoDescriptionError,
+    PrecisionFailedError,
+    VlaqError,
+)
+from vlaq_ros.joints import JointMap
+from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.spec import PolicySpec
-from vlaq_ros.ros import encode, parameters
-from vlaq_ros.ros.flight import Flight
+from vlaq_ros.ros import encode, health, parameters
+from vlaq_ros.ros.controls import Controls
+from vlaq_ros.ros.flight import INFERENCE, Flight
+from vlaq_ros.ros.gate import Gate
+from vlaq_ros.ros.inputs import Inputs, starved
 from vlaq_ros.ros.lifetime import ros_lifetime
+from vlaq_ros.ros.outputs import Outputs
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.status import Status
 
-INSTRUCTION_TOPIC = "instruction"
 _POLL_S = 0.05
+_SAY_S = 0.1  # between two looks at the motion that are published
+_STILL = 0.25  # of the tracking tolerance: a joint commanded further away than this is expected to move
+_STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
 
 class PilotNode(LifecycleNode):
@@ -56,7 +73,7 @@ class PilotNode(LifecycleNode):
         ConfigError: a parameter or the robot file cannot be used.
 
     Attributes:
-        config: the parameters that were given; `precision` may have changed since.
+        config: the parameters that were given at start.
         fault: why the last configuring failed; None where it did not.
     """
 
@@ -67,25 +84,28 @@ class PilotNode(LifecycleNode):
         self._robot = RobotConfig.load(self.config.robot)
         self._stop = stop
         self._urdf = ""
-        self._flight: Flight | None = None  # while configured
-        self._ticking: Timer | None = None  # while active
-        self._inputs: list[Subscription[Any]] = []
-        self._commands = self.create_lifecycle_publisher(JointTrajectory, self._robot.command_topic, 1)
+        self._gate = Gate(enabled=self.config.enabled, estop=self._robot.estop_topic)
+        self._controls = Controls(self, self._gate, self._commanding, self._tick)
+        self._rig: _Rig | None = None  # while configured
+        self._held = ExitStack()  # frees it
+        self._timers: list[Timer] = []  # while active
         self._status = Status(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._thought = self.create_guard_condition(self._fetch)
         self._description = self.create_subscription(
             String, self._robot.description_topic, self._keep_description, LATCHED
         )
-        self.create_timer(1.0, self._diagnose, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_timer(1.0, self._diagnose, clock=_STEADY)
         parameters.on_change(self, self._change)
+        self._controls.say()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, fit it to the robot, listen."""
         self.fault = None
         try:
-            self._flight = self._prepare()
-            self._listen(self._flight.observer)
+            with ExitStack() as made:  # undoes the first steps if a later one fails
+                self._rig = self._prepare(made)
+                self._held = made.pop_all()
         except VlaqError as error:
             self.fault = error
             self.get_logger().error(str(error))
@@ -96,8 +116,16 @@ class PilotNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start commanding."""
-        self._ticking = self.create_timer(self.config.monitor_period_s, self._tick)
+        """Let commands out, if the gate is open."""
+        if self._rig is not None:
+            self._rig.outputs.activate()
+            # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
+            clock = self.get_clock() if self.get_parameter("use_sim_time").value else _STEADY
+            self._timers = [
+                self.create_timer(self.config.monitor_period_s, self._tick, clock=clock),
+                self.create_timer(_SAY_S, self._say_motion, clock=clock),
+            ]
+        self._controls.say()
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -123,56 +151,86 @@ class PilotNode(LifecycleNode):
     def close(self) -> None:
         """Hold the arm if it is commanded, and free everything that configuring made."""
         self._land()
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs.clear()
-        if self._flight is not None:
-            self._flight.close()
-            self._flight = None
+        self._rig = None
+        self._held.close()
+        self._gate.forget_estop()
 
-    def _prepare(self) -> Flight:
-        """Load and check everything that can be wrong; the quick checks come first."""
-        config = replace(self.config, precision=self.get_parameter("precision").value)
+    def _prepare(self, made: ExitStack) -> _Rig:
+        """Load and check everything that can be wrong; the quick checks come first.
+
+        Args:
+            made: takes what frees everything again.
+        """
+        robot = self._robot
+        config = replace(self.config, **{name: self.get_parameter(name).value for name in ("model", "precision")})
         directory = resolve(config.model, "models")
         spec = PolicySpec.load(directory)
-        if missing := [name for name in spec.joint_names if name not in self._robot.joint_names]:
-            raise JointNamesError(missing, self._robot.joint_names, "the robot file")
-        if missing := [name for name in spec.cameras if name not in self._robot.cameras]:
-            raise CameraNamesError(missing, self._robot.cameras)
-        kinematics = Kinematics(self._await_description(), spec.joint_names, self._robot.tool_frame)
+        joints = JointMap(robot, spec.joint_names)
+        if missing := [name for name in spec.cameras if name not in robot.cameras]:
+            raise CameraNamesError(missing, robot.cameras)
+        kinematics = Kinematics(self._await_description(), joints.urdf, robot.tool_frame)
+        limits = JointLimits.of(kinematics, robot)
+        outputs = Outputs(self, robot, joints, dry_run=config.dry_run)
+        made.callback(outputs.close)
 
         torch.set_num_threads(config.threads)
-        engine = Engine.load(directory)
+        try:
+            engine = Engine.load(directory)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise ModelMemoryError(directory, error) from None
         pilot = Pilot(
             engine,
             kinematics,
             scales=spec.motion,
             rules=[PrecisionRule(plan.name, plan.threshold) for plan in engine.plans],
-            robot=self._robot,
+            robot=robot,
             config=config,
             seed=config.flow_seed,
         )
-        engine.warm_up()
-        self._status.say_model(engine.precisions, engine.bytes_over_bf16)
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in engine.bytes_over_bf16.items())
-        self.get_logger().info(f"{directory.name} at {', '.join(engine.precisions)}: bytes over bf16: {shares}")
-        self.get_logger().info(f"kernel {engine.kernel.name}: {engine.kernel.why}")
         observer = Observer(
             spec.cameras,
-            spec.joint_names,
+            joints,
             max_image_age_s=config.max_image_age_s,
             max_camera_skew_s=config.max_camera_skew_s,
             max_joint_age_s=config.max_joint_age_s,
         )
-        return Flight(
+        still_rad = _STILL * config.tracking_tolerance_rad
+        flight = Flight(
             pilot,
             observer,
+            self._gate,
+            jumps=JumpWatch(limits.velocities, config.tracking_tolerance_rad),
+            following=None if config.dry_run else FollowingWatch(still_rad, config.follow_timeout_s),
+            config=config,
             clock=self._now_ns,
-            retry_s=config.replan_period_s,
-            send=self._send,
+            steady=time.monotonic_ns,
+            send=partial(self._send, outputs),
             wake=self._thought.trigger,
-            log=self.get_logger().error,
+            say=self.get_logger().error,
         )
+        made.callback(flight.close)
+        self._warm_up(engine, flight)
+        self._say_model(directory, engine)
+        inputs = Inputs(self, robot, observer, self._controls.estop)
+        made.callback(inputs.close)
+        request = self.create_subscription(String, "~/precision_request", self._request_precision, LATCHED)
+        made.callback(self.destroy_subscription, request)
+        return _Rig(flight, inputs, outputs)
+
+    def _warm_up(self, engine: Engine, flight: Flight) -> None:
+        for precision in engine.precisions:
+            try:
+                engine.warm_up(precision)
+            except Exception as error:  # a kernel may raise anything
+                failure = PrecisionFailedError(precision, error)
+                if not flight.lose(failure):
+                    raise failure from error
+
+    def _say_model(self, directory: Path, engine: Engine) -> None:
+        self._status.say_model(engine.precisions, engine.bytes_over_bf16)
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in engine.bytes_over_bf16.items())
+        self.get_logger().info(f"{directory.name} at {', '.join(engine.precisions)}: bytes over bf16: {shares}")
+        self.get_logger().info(f"kernel {engine.kernel.name}: {engine.kernel.why}")
 
     def _await_description(self) -> str:
         """Wait for the URDF; configuring runs inside the executor, which cannot deliver it meanwhile."""
@@ -187,82 +245,83 @@ class PilotNode(LifecycleNode):
             raise NoDescriptionError(self._description.topic_name, waited_s)
         return self._urdf
 
-    def _listen(self, observer: Observer) -> None:
-        images = QoSProfile(depth=1, reliability=ReliabilityPolicy[self.config.image_reliability.upper()])
-        joints = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)  # accepts either offer
-        for camera in observer.cameras:
-            store = partial(observer.push_image, camera)
-            self._inputs.append(self.create_subscription(Image, self._robot.cameras[camera], store, images))
-        self._inputs += [
-            self.create_subscription(JointState, self._robot.joint_state_topic, observer.push_joints, joints),
-            self.create_subscription(
-                String, INSTRUCTION_TOPIC, lambda message: observer.push_instruction(message.data), LATCHED
-            ),
-        ]
-
     def _land(self) -> None:
-        if self._ticking is not None and self._flight is not None:
-            self.destroy_timer(self._ticking)
-            self._ticking = None
-            self._flight.land()
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._timers = []
+        if self._rig is not None:
+            self._rig.flight.land()
+            self._rig.outputs.deactivate()
+        self._controls.say()
+
+    def _commanding(self) -> bool:
+        return bool(self._timers) and self._gate.commands
 
     def _tick(self) -> None:
-        if self._flight is not None:
-            self._flight.tick()
-            pilot, ages_s = self._flight.pilot, self._flight.observer.ages_s(self._now_ns())
-            self._status.say_motion(pilot.decision, pilot.motion, ages_s)
+        if self._timers and self._rig is not None:
+            self._rig.flight.tick()
 
     def _fetch(self) -> None:
-        if self._flight is not None:
-            self._flight.fetch()
+        if self._rig is not None:
+            self._rig.flight.fetch()
 
-    def _send(self, trajectory: Trajectory, command: Command | None) -> None:
-        self._commands.publish(encode.joint_trajectory(trajectory))
-        if command is not None and self._flight is not None:
-            self._status.say_command(command, self._flight.pilot.upswitch_s)
+    def _send(self, outputs: Outputs, trajectory: Trajectory, command: Command | None) -> None:
+        outputs.send(trajectory)
+        if command is not None and self._rig is not None:
+            self._status.say_command(command, self._rig.flight.pilot.upswitch_s)
+
+    def _say_motion(self) -> None:
+        if self._rig is not None:
+            flight, now_ns = self._rig.flight, self._now_ns()
+            pilot = flight.pilot
+            self._status.say_motion(pilot.decision, pilot.motion, flight.observer.ages_s(now_ns), flight.late_s(now_ns))
 
     def _diagnose(self) -> None:
-        now_ns = self._now_ns()
-        state = "active" if self._ticking else "inactive" if self._flight else "unconfigured"
-        healths = [encode.Health("state", encode.OK, state)]
-        if self._flight is not None:
-            healths += [*_inputs_health(self._flight.observer, now_ns), _policy_health(self._flight)]
+        now_ns, rig = self._now_ns(), self._rig
+        state = "active" if self._timers else "inactive" if rig else "unconfigured"
+        healths = [encode.Health("state", encode.ERROR if self.fault else encode.OK, str(self.fault or state))]
+        if rig is not None:
+            if self._robot.estop_topic and not self.count_publishers(self._robot.estop_topic):
+                self._gate.lose_estop()
+                self._controls.say()
+            healths += health.of_flight(
+                rig.flight,
+                now_ns,
+                unheard=rig.inputs.faults(),
+                starved=starved(rig.flight.observer, self._robot, now_ns),
+                commanders=rig.outputs.commanders(),
+            )
+            self._status.say_log(rig.flight.log)
         self._diagnostics.publish(encode.diagnostics(self.get_name(), now_ns, healths))
 
     def _keep_description(self, message: String) -> None:
         self._urdf = message.data
 
+    def _request_precision(self, message: String) -> None:
+        """Set the parameter, so that there is one answer to what is asked for."""
+        [result] = self.set_parameters([Parameter("precision", value=message.data)])
+        if not result.successful:
+            self.get_logger().error(f"~/precision_request: {result.reason}")
+
     def _change(self, name: str, value: Any) -> None:
-        if name == "precision" and self._flight is not None:
-            self._flight.pilot.select(value)
+        if name == "precision" and self._rig is not None:
+            self._rig.flight.pilot.select(value)
+        if name == "model":
+            if self._rig is not None:
+                raise ConfiguredError(name)
+            PolicySpec.load(resolve(value, "models"))
 
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
 
-def _inputs_health(observer: Observer, now_ns: int) -> list[encode.Health]:
-    """Say which inputs block inference, and how old all of them are."""
-    sampled = observer.sample(now_ns)
-    reasons = sampled.reasons if isinstance(sampled, Stale) else ()
-    ages = {name: f"{1e3 * age_s:.0f} ms" for name, age_s in observer.ages_s(now_ns).items()}
-    joint_age = {JOINT_STATES: ages.pop(JOINT_STATES)}
-    healths = []
-    for component, prefix, values in (
-        ("cameras", "camera", ages),
-        (JOINT_STATES, JOINT_STATES, joint_age),
-        ("instruction", "instruction", {"instruction": observer.instruction}),
-    ):
-        blocking = "; ".join(reason for reason in reasons if reason.startswith(prefix))
-        level = encode.WARN if blocking else encode.OK
-        healths.append(encode.Health(component, level, blocking or "fresh", values))
-    return healths
+@dataclass(frozen=True, slots=True)
+class _Rig:
+    """What configuring makes."""
 
-
-def _policy_health(flight: Flight) -> encode.Health:
-    if flight.fault:
-        return encode.Health("policy", encode.ERROR, flight.fault)
-    decision = flight.pilot.decision
-    return encode.Health("policy", encode.OK, f"{decision.precision}: {decision.reason}")
+    flight: Flight
+    inputs: Inputs
+    outputs: Outputs
 
 
 def main() -> None:
@@ -281,6 +340,8 @@ def main() -> None:
             node.close()
             executor.shutdown()
             node.destroy_node()
+    if any(thread.name.startswith(INFERENCE) for thread in threading.enumerate()):
+        os._exit(1)  # Python would wait for an inference that hangs; the arm is held, and ROS is shut down
 
 
 def _run(node: PilotNode, executor: SingleThreadedExecutor, stop: threading.Event) -> None:
