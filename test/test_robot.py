@@ -63,6 +63,17 @@ def test_a_trajectory_is_followed_closely_and_its_end_is_held(shared: SimRobot, 
         assert np.abs(speed).max() < 0.01
 
 
+def test_forwarded_positions_are_followed_at_once_and_leave_the_other_joints_alone(robot: SimRobot) -> None:
+    start, _ = robot.joint_state()
+    goal = start[:-1] + 0.02
+    robot.forward(slice(-1), goal)
+    robot.forward(slice(-1, None), np.array([0.01]))
+    robot.advance(10**9)
+    measured, _ = robot.joint_state()
+    np.testing.assert_allclose(measured[:-1], goal, atol=2e-3)
+    np.testing.assert_allclose(measured[-1], 0.01, atol=2e-3)
+
+
 def test_it_rests_until_it_is_told_to_move(robot: SimRobot) -> None:
     start, _ = robot.joint_state()
     robot.advance(200_000_000)

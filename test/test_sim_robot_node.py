@@ -17,10 +17,11 @@ from rcl_interfaces.msg import Log
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Bool, Float64, Int64, String
+from std_msgs.msg import Bool, Float64, Float64MultiArray, Int64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -286,6 +287,28 @@ def test_success_is_told_when_the_cube_lies_in_the_bin(monkeypatch: pytest.Monke
     rclpy.shutdown()
 
 
+def test_forward_controllers_move_arm_and_gripper(context: Context) -> None:
+    process, client = start("--ros-args", "-p", "controller:=Float64MultiArray"), Client(context)
+    arm = client.node.create_publisher(Float64MultiArray, "position_controller/commands", 1)
+    gripper = client.node.create_publisher(Float64MultiArray, "gripper_controller/commands", 1)
+    try:
+        states, log = client.listen(JointState, "joint_states", 1000), client.listen(Log, "/rosout", 100)
+        both = (arm, gripper)
+        client.wait(lambda: states and all(map(Publisher.get_subscription_count, both)), "the robot answers")
+        assert client.commands.get_subscription_count() == 0
+        goal = np.array(states[-1].position) + np.array([0.05] * 7 + [-0.02])
+        arm.publish(Float64MultiArray(data=goal[:-1].tolist()))
+        gripper.publish(Float64MultiArray(data=goal[-1:].tolist()))
+        client.wait(lambda: np.abs(np.array(states[-1].position) - goal).max() < 3e-3, "both at their goals")
+        arm.publish(Float64MultiArray(data=[0.1]))
+        rejected = "command rejected: got [0.1], expected 7 finite positions"
+        client.wait(lambda: any(entry.msg == rejected for entry in log), "the rejection")
+    finally:
+        process.kill()
+        process.communicate()
+        client.close()
+
+
 def test_simulated_time_is_published_and_stamped(context: Context) -> None:
     process = start(
         *("--ros-args", "-r", "__ns:=/left", "-p", "publish_clock:=true", "-p", "real_time_factor:=2.0"),
@@ -330,7 +353,7 @@ def test_simulated_time_is_published_and_stamped(context: Context) -> None:
             ["-p", "frame_rate:=30.0"],
             {},
             "sim_robot: unknown key 'frame_rate' in the parameters of sim_robot; known keys: camera_rate_hz, "
-            "image_reliability, publish_clock, real_time_factor\n",
+            "image_reliability, controller, publish_clock, real_time_factor\n",
         ),
         (
             [],

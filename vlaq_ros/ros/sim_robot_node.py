@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -17,7 +19,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Bool, Float64, Header, Int64, String
+from std_msgs.msg import Bool, Float64, Float64MultiArray, Header, Int64, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -81,7 +83,12 @@ class SimRobotNode(Node):
         self._description = self.create_publisher(String, "robot_description", LATCHED)
         self._description.publish(String(data=self._robot.urdf))
 
-        self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._follow, 10)
+        if config.controller == "JointTrajectory":
+            self.create_subscription(JointTrajectory, "arm_controller/joint_trajectory", self._follow, 10)
+        else:
+            for controller, joints in (("position_controller", slice(-1)), ("gripper_controller", slice(-1, None))):
+                forward = partial(self._forward, joints)
+                self.create_subscription(Float64MultiArray, f"{controller}/commands", forward, 10)
         self.create_subscription(Int64, "~/seed", self._keep_seed, LATCHED)
         self.create_subscription(String, "~/instruction", self._keep_instruction, LATCHED)
         self.create_service(Trigger, "~/reset", self._reset)
@@ -158,6 +165,14 @@ class SimRobotNode(Node):
             reason = self._robot.accept(trajectory)
         if reason is not None:
             self.get_logger().error(f"trajectory rejected: {reason}")
+
+    def _forward(self, joints: slice, message: Float64MultiArray) -> None:
+        """Take positions; a rejection is told in the log alone, as the real controller does."""
+        positions, expected = np.array(message.data), len(self._robot.joint_names[joints])
+        if len(positions) == expected and np.isfinite(positions).all():
+            self._robot.forward(joints, positions)
+        else:
+            self.get_logger().error(f"command rejected: got {positions.tolist()}, expected {expected} finite positions")
 
     def _keep_seed(self, message: Int64) -> None:
         self._seed = message.data

@@ -57,6 +57,17 @@ class SimRobot:
         """Follow `trajectory` from now on; the answer is the reason of a rejection."""
         return self._controller.accept(trajectory, self.time_ns, *self.joint_state())
 
+    def forward(self, joints: slice, positions: FloatArray) -> None:
+        """Go to `positions` rad (m) at once, as forward_command_controller does; other joints stay where they are sent.
+
+        Args:
+            joints: which of `joint_names` are meant.
+            positions: one for each of them.
+        """
+        wanted, _ = self._controller.sample(self.time_ns)
+        wanted[joints] = positions
+        self._controller = TrajectoryController(self.joint_names, wanted, self.time_ns)
+
     def advance(self, duration_ns: int) -> None:
         """Simulate for `duration_ns`, rounded down to whole physics steps."""
         stamps_ns = self.time_ns + TIMESTEP_NS * np.arange(1, duration_ns // TIMESTEP_NS + 1)
