@@ -148,6 +148,12 @@ class SimRobotConfig:
     image_reliability: str = setting(
         "Reliability that the cameras offer.", default="best_effort", choices=("best_effort", "reliable")
     )
+    controller: str = setting(
+        "What the arm listens to: JointTrajectory is a joint_trajectory_controller of all joints, Float64MultiArray a "
+        "forward_command_controller of the arm and one of the gripper.",
+        default="JointTrajectory",
+        choices=("JointTrajectory", "Float64MultiArray"),
+    )
     publish_clock: bool = setting(
         "Publish simulated time on /clock and stamp with it; otherwise stamps are system time.", default=False
     )
