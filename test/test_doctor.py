@@ -227,47 +227,62 @@ def test_the_variables_of_ros_are_shown() -> None:
     assert first.found == "rclpy on rmw_fastrtps_cpp; ROS_DOMAIN_ID=7"
 
 
-CAMERA = {
-    "topic": "/camera", "nodes": ["driver"], "misfits": [], "received": 60, "received_hz": 30.0, "expected_hz": 30.0,
-    "age_s": 0.02,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("different", "clock_topic", "level", "said"),
-    [
-        ({}, False, "ok", "30.0 Hz from driver"),
-        ({"nodes": []}, False, "fail", "nobody publishes it"),
-        ({"misfits": ["driver has another type"]}, False, "fail", "driver has another type"),
-        ({"received": 0, "received_hz": 0.0}, False, "fail", "driver published nothing in 2 s"),
-        ({"received_hz": 14.0}, False, "fail", "14.0 Hz from driver"),
-        ({"received_hz": 16.0}, False, "ok", "16.0 Hz from driver"),
-        ({"age_s": 3.0}, False, "fail", "30.0 Hz from driver, stamped 3.00 s before it arrived"),
-        ({"age_s": -3.0}, False, "fail", "30.0 Hz from driver, stamped -3.00 s before it arrived"),
-        ({"age_s": 1e9}, True, "ok", "30.0 Hz from driver"),  # simulated time
-        ({"received": 1, "received_hz": 0.0, "expected_hz": None}, False, "ok", "a message from driver"),
+ROBOT: dict[str, Any] = {
+    "publishers": {"/camera": ["driver"], "/joint_states": ["broadcaster"]},
+    "faults": [],
+    "blocking": [],
+    "described": True,
+    "simulated": False,
+    "commands": [
+        {
+            "topic": "/arm/joint_trajectory",
+            "type": "trajectory_msgs/msg/JointTrajectory",
+            "listeners": {"controller": "trajectory_msgs/msg/JointTrajectory"},
+            "commanders": [],
+        }
     ],
-)
-def test_an_input_is_judged(different: dict[str, Any], clock_topic: bool, level: str, said: str) -> None:
-    (found,) = ros.topics({"inputs": [CAMERA | different], "outputs": [], "clock": clock_topic})
-    assert (found.level, found.found) == (level, said)
+}
 
 
-CONTROLLER = {"topic": "/arm/joint_trajectory", "nodes": ["controller"], "misfits": [], "commanders": []}
+def of_robot(**different: Any) -> dict[str, str]:
+    """Everything that is not as it should be."""
+    return {finding.check: finding.found for finding in ros.topics(ROBOT | different) if finding.level != "ok"}
 
 
-@pytest.mark.parametrize(
-    ("different", "level"),
-    [
-        ({}, "ok"),
-        ({"nodes": []}, "fail"),
-        ({"misfits": ["controller wants another type"]}, "fail"),
-        ({"commanders": ["teleop"]}, "warn"),
-    ],
-)
-def test_an_output_is_judged(different: dict[str, Any], level: str) -> None:
-    (found,) = ros.topics({"inputs": [], "outputs": [CONTROLLER | different], "clock": False})
-    assert found.level == level
+def test_a_robot_that_is_well_is_told_by_its_nodes() -> None:
+    assert [finding.found for finding in ros.topics(ROBOT)] == [
+        "/camera from driver; /joint_states from broadcaster",
+        "all cameras and the joint states are in time",
+        "controller listens to /arm/joint_trajectory",
+    ]
+
+
+def test_what_the_pilot_would_say_of_its_inputs_is_told() -> None:
+    assert of_robot(publishers=ROBOT["publishers"] | {"/wrist": []}) == {"topics": "nobody publishes /wrist"}
+    assert of_robot(faults=["camera front: 2 of 30 images per second arrive"]) == {
+        "inputs": "camera front: 2 of 30 images per second arrive"
+    }
+    assert of_robot(blocking=["camera front: 3.00 s old, allowed 0.30 s"]) == {
+        "observation": "camera front: 3.00 s old, allowed 0.30 s"
+    }
+    assert of_robot(described=False) == {"description": "no URDF came"}
+
+
+def test_a_controller_that_does_not_listen_and_a_second_commander_are_told() -> None:
+    (command,) = ROBOT["commands"]
+    said = [
+        of_robot(commands=[command | different])["commands"]
+        for different in (
+            {"listeners": {}},
+            {"listeners": {"forward": "std_msgs/msg/Float64MultiArray"}},
+            {"commanders": ["teleop"]},
+        )
+    ]
+    assert said == [
+        "nobody listens to /arm/joint_trajectory",
+        "/arm/joint_trajectory has the type std_msgs/msg/Float64MultiArray",
+        "teleop publishes on /arm/joint_trajectory",
+    ]
 
 
 def test_findings_become_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

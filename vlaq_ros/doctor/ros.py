@@ -8,12 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vlaq_ros.doctor.finding import Finding, fail, ok, warn
+from vlaq_ros.doctor.finding import Finding, Level, fail, ok, warn
 
 _PATIENCE_S = 60.0
 _LOST = 0.1  # of the images of the beacon
-_STARVED = 0.5  # of a camera's rate, as the observer has it
-_APART_S = 0.5  # between the stamp of a message and its arrival
 _VARIABLES = ("RMW_IMPLEMENTATION", "ROS_DISTRO", "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS")
 
 
@@ -49,47 +47,41 @@ def middleware(seen: Mapping[str, Any], error: str, environment: Mapping[str, st
     if received >= (1 - _LOST) * sent:
         yield ok("large images", said)
     else:
-        remedy = "set the Fast DDS profile (below), use compressed images, or reliability: reliable in the robot's file"
+        remedy = "start the cameras' nodes with the profile below, or let them send compressed images, or reliably"
         yield warn("large images", said, "all of them", remedy)
 
 
 def topics(seen: Mapping[str, Any]) -> Iterator[Finding]:
-    """Judge the topics of a robot."""
-    for facts in seen["inputs"]:
-        yield _input(facts, simulated=seen["clock"])
-    for facts in seen["outputs"]:
-        yield _output(facts)
+    """Judge the topics of a robot: who publishes, what the pilot would say of it, who listens to commands."""
+    silent = [topic for topic, nodes in seen["publishers"].items() if not nodes]
+    if silent:
+        remedy = "start the robot, or correct the topics in its file; another namespace is --namespace"
+        yield fail("topics", f"nobody publishes {', '.join(silent)}", "a publisher of each", remedy)
+    else:
+        said = "; ".join(f"{topic} from {', '.join(nodes)}" for topic, nodes in seen["publishers"].items())
+        yield ok("topics", f"{said}{'; simulated time' if seen['simulated'] else ''}")
+    for sentence in seen["faults"]:
+        yield Finding("inputs", Level.FAIL, sentence)  # which says what was expected and what to do
+    if seen["blocking"]:
+        remedy = "ages: look at rates, and synchronise the clocks of both machines"
+        yield fail("observation", "; ".join(seen["blocking"]), "all inputs in time, as the pilot wants them", remedy)
+    else:
+        yield ok("observation", "all cameras and the joint states are in time")
+    if not seen["described"]:
+        yield fail("description", "no URDF came", "a latched std_msgs/String", "start robot_state_publisher")
+    yield from map(_command, seen["commands"])
 
 
-def _input(facts: Mapping[str, Any], *, simulated: bool) -> Finding:
-    check, nodes = facts["topic"], ", ".join(facts["nodes"])
-    expected_hz, received_hz, age_s = facts["expected_hz"], facts["received_hz"], facts["age_s"]
-    if not nodes:
-        remedy = "start the robot, or correct the topic in its file; another namespace is --namespace"
-        return fail(check, "nobody publishes it", "a publisher", remedy)
-    if facts["misfits"]:
-        remedy = "correct type or reliability in the robot's file, or in the publisher"
-        return fail(check, "; ".join(facts["misfits"]), "a publisher that the pilot can hear", remedy)
-    if not facts["received"]:
-        return fail(check, f"{nodes} published nothing in 2 s", "messages", "look at that node's own output")
-    said = f"{received_hz:.1f} Hz from {nodes}" if received_hz else f"a message from {nodes}"
-    if expected_hz and received_hz < _STARVED * expected_hz:
-        remedy = "look at the camera's rate (exposure, USB), then at 'large images' above"
-        return fail(check, said, f"{expected_hz:g} Hz, of which half must arrive", remedy)
-    if abs(age_s) > _APART_S and not simulated:
-        remedy = "synchronise the clocks of both machines (chrony), or have the driver stamp with the system clock"
-        return fail(check, f"{said}, stamped {age_s:.2f} s before it arrived", f"at most {_APART_S:g} s", remedy)
-    return ok(check, said)
-
-
-def _output(facts: Mapping[str, Any]) -> Finding:
-    check, nodes = facts["topic"], ", ".join(facts["nodes"])
-    if not nodes:
-        return fail(check, "nobody listens", "the robot's controller", "activate it, or correct the topic in the file")
-    if facts["misfits"]:
-        remedy = "correct the type in the robot's file, or command another controller"
-        return fail(check, "; ".join(facts["misfits"]), "a controller that hears the pilot", remedy)
-    if facts["commanders"]:
-        said = f"{', '.join(facts['commanders'])} publishes commands as well"
-        return warn(check, said, "one commander", "end it before the pilot is enabled")
-    return ok(check, f"{nodes} listens")
+def _command(seen: Mapping[str, Any]) -> Finding:
+    """Judge a topic that the pilot commands."""
+    topic, listeners = seen["topic"], seen["listeners"]
+    if not listeners:
+        remedy = "activate the controller, or correct the topic in the robot's file"
+        return fail("commands", f"nobody listens to {topic}", "the robot's controller", remedy)
+    if others := sorted({kind for kind in listeners.values() if kind != seen["type"]}):
+        remedy = "correct the type in the robot's file, or the topic"
+        return fail("commands", f"{topic} has the type {', '.join(others)}", seen["type"], remedy)
+    if seen["commanders"]:
+        said = f"{', '.join(seen['commanders'])} publishes on {topic}"
+        return warn("commands", said, "nobody, before the pilot does", "end it before the pilot is enabled")
+    return ok("commands", f"{', '.join(listeners)} listens to {topic}")

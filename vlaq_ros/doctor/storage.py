@@ -54,10 +54,12 @@ def judge_shared_memory(directory: Path, free_bytes: int, names: Iterable[str]) 
 def profile(environment: Mapping[str, str], shipped: Path) -> Finding:
     """Judge the profile that Fast DDS is given: by default its segments are smaller than one 640x480 image."""
     check, expected = "Fast DDS profile", "shared memory segments that hold several images"
-    remedy = f"export {PROFILES}={shipped}, in every terminal of the robot"
+    remedy = f"start the nodes of the cameras with {PROFILES}={shipped}"
     given = environment.get(PROFILES, "")
     if not given:
-        return warn(check, f"{PROFILES} is not set: large images may get lost", expected, remedy)
+        return warn(
+            check, f"{PROFILES} is not set: large images that are sent from here may get lost", expected, remedy
+        )
     try:
         root = ElementTree.parse(given).getroot()
     except (OSError, ElementTree.ParseError) as error:

@@ -9,123 +9,86 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible, qos_profile_sensor_data
-from rclpy.serialization import deserialize_message
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import CompressedImage, Image, JointState
-from std_msgs.msg import Bool, Float64MultiArray, Int64, String
-from trajectory_msgs.msg import JointTrajectory
+from sensor_msgs.msg import Image
+from std_msgs.msg import Int64, String
 
-from vlaq_ros.config import RobotConfig
+from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.datatypes import Stale
+from vlaq_ros.joints import JointMap
+from vlaq_ros.observe import Observer
 from vlaq_ros.ros.beacon import COUNT_TOPIC, IMAGE_TOPIC
+from vlaq_ros.ros.inputs import Inputs, starved
 from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.processes import NodeProcess
 from vlaq_ros.ros.qos import LATCHED
 
-_PATIENCE_S = 10.0  # for two processes to find each other
-_WATCH_S = 2.0
-_TYPES = {kind.__name__: kind for kind in (CompressedImage, Float64MultiArray, Image, JointTrajectory)}
-_COMMAND = QoSProfile(depth=1)
+_PATIENCE_S = 10.0  # for processes to find each other
+_WATCH_S = 2.5  # longer than what the observer counts rates over
+_COMMANDS = {
+    "JointTrajectory": "trajectory_msgs/msg/JointTrajectory",
+    "Float64MultiArray": "std_msgs/msg/Float64MultiArray",
+}
 
 
-class _Input:
-    """A topic that the pilot subscribes to: who publishes it, how well that fits, and what arrives."""
+def _robot(executor: SingleThreadedExecutor, robot: RobotConfig, namespace: str, *, simulated: bool) -> dict[str, Any]:
+    """Listen to a robot as the pilot does, and say what would block it."""
+    time_source = Parameter("use_sim_time", value=simulated)
+    node = Node("vlaq_doctor_robot", namespace=namespace, parameter_overrides=[time_source])
+    executor.add_node(node)
+    config = PilotConfig()
+    observer = Observer(
+        tuple(robot.cameras),
+        JointMap.whole(robot),
+        max_image_age_s=config.max_image_age_s,
+        max_camera_skew_s=config.max_camera_skew_s,
+        max_joint_age_s=config.max_joint_age_s,
+    )
+    inputs = Inputs(node, robot, observer, on_estop=lambda _: None)
+    observer.push_instruction("look")  # without one there is no observation
+    descriptions: list[String] = []
+    node.create_subscription(String, robot.description_topic, descriptions.append, LATCHED)
+    heard = [camera.topic for camera in robot.cameras.values()] + [robot.joint_state_topic, robot.description_topic]
+    heard += [robot.estop_topic] if robot.estop_topic else []
 
-    def __init__(self, node: Node, topic: str, kind: type[Any], qos: QoSProfile, rate_hz: float | None = None) -> None:
-        self._node, self._kind, self._qos, self._rate_hz = node, kind, qos, rate_hz
-        self._subscription = node.create_subscription(kind, topic, self._take, qos, raw=True)
-        self._received, self._age_s = 0, 0.0
-        self._before = 0  # received before the watch began
+    def publishers(topic: str) -> list[str]:
+        return [info.node_name for info in node.get_publishers_info_by_topic(topic)]
 
-    @property
-    def found(self) -> bool:
-        return bool(self._node.get_publishers_info_by_topic(self._subscription.topic_name))
-
-    def watch(self) -> None:
-        self._before = self._received
-
-    def facts(self) -> dict[str, Any]:
-        topic = self._subscription.topic_name
-        publishers = self._node.get_publishers_info_by_topic(topic)
-        return {
-            "topic": topic,
-            "nodes": [info.node_name for info in publishers],
-            "misfits": _misfits(self._kind, publishers, lambda offered: qos_check_compatible(offered, self._qos)),
-            "received": self._received,
-            "received_hz": (self._received - self._before) / _WATCH_S,
-            "expected_hz": self._rate_hz,
-            "age_s": self._age_s,  # of the newest stamp when it arrived; 0 without a header
-        }
-
-    def _take(self, message: bytes) -> None:
-        self._received += 1
-        if "header" in self._kind.get_fields_and_field_types():
-            stamp = deserialize_message(message, self._kind).header.stamp
-            self._age_s = (self._node.get_clock().now().nanoseconds - stamp.sec * 10**9 - stamp.nanosec) / 1e9
+    _spin(executor, _PATIENCE_S, lambda: all(map(publishers, heard)))
+    _spin(executor, _WATCH_S)
+    now_ns = node.get_clock().now().nanoseconds
+    sampled = observer.sample(now_ns)
+    commands = [_command(node, robot.arm.topic, robot.arm.type)]
+    if robot.gripper.type in _COMMANDS:
+        commands.append(_command(node, robot.gripper.topic, robot.gripper.type))
+    seen = {
+        "publishers": {node.resolve_topic_name(topic): publishers(topic) for topic in heard},
+        "faults": [*inputs.faults().values(), *starved(observer, robot, now_ns).values()],
+        "blocking": sampled.reasons if isinstance(sampled, Stale) else (),
+        "described": bool(descriptions),
+        "commands": commands,
+        "simulated": simulated,
+    }
+    node.destroy_node()
+    return seen
 
 
-def _output(node: Node, topic: str, kind: type[Any]) -> dict[str, Any]:
-    """Give who listens to a topic that the pilot publishes, and who else publishes on it."""
+def _command(node: Node, topic: str, kind: str) -> dict[str, Any]:
+    """Give who listens to a topic that the pilot would publish, by types, and who publishes there already."""
     name = node.resolve_topic_name(topic)
-    listeners = node.get_subscriptions_info_by_topic(name)
     return {
         "topic": name,
-        "nodes": [info.node_name for info in listeners],
-        "misfits": _misfits(kind, listeners, lambda wanted: qos_check_compatible(_COMMAND, wanted)),
+        "type": _COMMANDS[kind],
+        "listeners": {info.node_name: info.topic_type for info in node.get_subscriptions_info_by_topic(name)},
         "commanders": [info.node_name for info in node.get_publishers_info_by_topic(name)],
-    }
-
-
-def _misfits(
-    kind: type[Any], endpoints: Iterable[Any], check: Callable[[QoSProfile], tuple[QoSCompatibility, str]]
-) -> list[str]:
-    """Say which endpoints cannot talk with the pilot, and why."""
-    wanted = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
-    said = []
-    for info in endpoints:
-        fit, why = check(info.qos_profile)
-        if info.topic_type != wanted:
-            said.append(f"{info.node_name} has the type {info.topic_type}, not {wanted}")
-        elif fit == QoSCompatibility.ERROR:
-            said.append(f"{info.node_name}: {why.rstrip('; ')}")
-    return said
-
-
-def _robot(node: Node, executor: SingleThreadedExecutor, robot: RobotConfig) -> dict[str, Any]:
-    """Look at a robot's topics, and count what arrives for a while."""
-    inputs = [
-        _Input(
-            node,
-            camera.topic,
-            _TYPES[camera.type],
-            QoSProfile(depth=5, reliability=ReliabilityPolicy[camera.reliability.upper()]),
-            camera.rate_hz,
-        )
-        for camera in robot.cameras.values()
-    ]
-    inputs += [
-        _Input(node, robot.joint_state_topic, JointState, qos_profile_sensor_data),
-        _Input(node, robot.description_topic, String, LATCHED),
-    ]
-    if robot.estop_topic:
-        inputs.append(_Input(node, robot.estop_topic, Bool, LATCHED))
-    outputs = {robot.arm.topic: robot.arm.type}
-    if robot.gripper.type in _TYPES:
-        outputs[robot.gripper.topic] = robot.gripper.type
-    _spin(executor, _PATIENCE_S, lambda: all(each.found for each in inputs))
-    for each in inputs:
-        each.watch()
-    _spin(executor, _WATCH_S)
-    return {
-        "inputs": [each.facts() for each in inputs],
-        "outputs": [_output(node, topic, _TYPES[kind]) for topic, kind in outputs.items()],
-        "clock": bool(node.get_publishers_info_by_topic("/clock")),
     }
 
 
@@ -167,11 +130,12 @@ def main() -> None:
     """Survey the middleware, and the topics of a robot where one is named."""
     with ros_lifetime("survey"):
         robot, namespace = sys.argv[1:] or ("", "")
-        node, executor = Node("vlaq_doctor", namespace=namespace), SingleThreadedExecutor()
+        node, executor = Node("vlaq_doctor"), SingleThreadedExecutor()
         executor.add_node(node)
         facts = {"rmw": get_rmw_implementation_identifier(), "middleware": _middleware(node, executor)}
         if robot:
-            facts["robot"] = _robot(node, executor, RobotConfig.load(robot))
+            simulated = bool(node.get_publishers_info_by_topic("/clock"))
+            facts["robot"] = _robot(executor, RobotConfig.load(robot), namespace, simulated=simulated)
         executor.shutdown()
         node.destroy_node()
     print(json.dumps(facts))  # noqa: T201 - what it is run for
