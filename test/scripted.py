@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Observation
+from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Guide, Observation
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import expert
@@ -17,6 +17,7 @@ from vlaq_ros.sim.robot import SimRobot
 class Expert:
     """It finds the scene that an observation was taken of."""
 
+    guidable = False
     precisions = ("fine", "coarse")
     plans = (PrecisionPlan("fine", 8, 8, 0.45), PrecisionPlan("coarse", 8, 8, 0.0))
 
@@ -35,7 +36,13 @@ class Expert:
         self.robots.append(SimRobot(image_size_px))
         return self.robots[-1]
 
-    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        precision: str,
+        noise: FloatArray,
+        guides: Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
         self.calls.append((precision, [observation.stamp_ns for observation in observations], noise))
         return [self._plan(observation) for observation in observations]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.control.chunks import at_rest, splice
+from vlaq_ros.control.chunks import at_rest, commitment, splice, step_times
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import FloatArray, Trajectory
 
@@ -112,3 +112,22 @@ def test_an_arm_at_rest_stands_where_it_was_measured() -> None:
         positions, velocities, _ = sample(still, stamp_ns)
         np.testing.assert_array_equal(positions, [0.1, 0.2, 0.3])
         np.testing.assert_array_equal(velocities, 0)
+
+
+def test_commitment_is_the_papers_soft_mask() -> None:
+    """Arithmetic of arXiv 2506.07339, eq. 5, in steps: d = 3 are executed, H - s = 11 are commanded."""
+    weights = commitment(step_times(16, 0.05), delay_ns=3 * STEP_NS, end_ns=11 * STEP_NS)
+    share = (11 - np.arange(3, 11)) / (11 - 3 + 1)
+    soft = share * (np.exp(share) - 1) / (np.e - 1)
+    np.testing.assert_allclose(weights, [*[1] * 3, *soft, *[0] * 5], atol=1e-12)
+
+
+@given(st.integers(0, 2_000_000_000), st.integers(-500_000_000, 2_000_000_000))
+def test_what_is_executed_binds_fully_and_what_is_not_commanded_not_at_all(delay_ns: int, end_ns: int) -> None:
+    times_ns = step_times(STEPS, 0.05)
+    weights = commitment(times_ns, delay_ns=delay_ns, end_ns=end_ns)
+    commanded = times_ns <= end_ns
+    np.testing.assert_array_equal(weights[~commanded], 0)
+    np.testing.assert_array_equal(weights[commanded & (times_ns <= delay_ns)], 1)
+    assert np.all((weights[commanded] > 0) & (weights[commanded] <= 1))
+    assert np.all(np.diff(weights) <= 0)

@@ -119,6 +119,23 @@ def test_joint_actions_add_to_the_observed_positions_and_the_gripper_is_absolute
 
 
 @settings(max_examples=40)
+@given(seeds, st.sampled_from(ActionSpace))
+def test_relative_actions_are_the_inverse_of_joint_targets(seed: int, space: ActionSpace) -> None:
+    rng = np.random.default_rng(seed)
+    q = within_limits(seed, margin=0.2)
+    targets = q + np.cumsum(rng.uniform(-0.03, 0.03, (8, 8)), axis=0)
+    actions = KINEMATICS.relative_actions(targets, q, space)
+    found = KINEMATICS.joint_targets(ActionChunk(1, 0.1, space, actions), q)
+    np.testing.assert_array_equal(found[:, 7], targets[:, 7])
+    if space is ActionSpace.JOINT:
+        np.testing.assert_allclose(found, targets, atol=1e-12)
+    for ours, theirs in zip(KINEMATICS.forward(found), KINEMATICS.forward(targets), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)  # seven joints reach a pose in more ways than one
+    again = KINEMATICS.relative_actions(found, q, space)
+    np.testing.assert_allclose(again, actions, atol=1e-4)
+
+
+@settings(max_examples=40)
 @given(seeds)
 def test_inverse_kinematics_reaches_every_pose_that_the_arm_passes(seed: int) -> None:
     rng = np.random.default_rng(seed)

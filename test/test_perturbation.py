@@ -12,7 +12,7 @@ from scripted import Expert
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.perturbation import WithFull, perturb
 from vlaq_ros.config import PilotConfig, RobotConfig
-from vlaq_ros.datatypes import ActionChunk, FloatArray, Observation
+from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
 from vlaq_ros.evaluate import rollout
 from vlaq_ros.evaluate.rollout import play
 from vlaq_ros.policy.engine import Engine
@@ -29,13 +29,22 @@ class Shifted:
 
     def __init__(self, expert: Expert, names: tuple[str, ...], shift_m: float = 0.0) -> None:
         self.spec, self.noise_shape, self.precisions = expert.spec, expert.noise_shape, names
+        self.guidable = expert.guidable
         self.plans = tuple(PrecisionPlan(name, 8, 8, -float(k)) for k, name in enumerate(names))
         self._expert, self._shift_m = expert, shift_m
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
         return self.infer_batch([observation], precision, noise[None])[0]
 
-    def infer_batch(self, observations: Sequence[Observation], precision: str, noise: FloatArray) -> list[ActionChunk]:
+    def infer_batch(
+        self,
+        observations: Sequence[Observation],
+        precision: str,
+        noise: FloatArray,
+        guides: Sequence[Guide | None] | None = None,
+    ) -> list[ActionChunk]:
         shift = np.zeros(7)
         shift[1] = self._shift_m * (precision == "coarse")
         chunks = []

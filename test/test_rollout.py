@@ -133,6 +133,7 @@ def test_the_summary_counts(engine: Engine) -> None:
         "by_task": {"a": {"n": 1, "successes": 0}, "b": {"n": 2, "successes": 2}},
         "precision_share": {"coarse": 0.375, "fine": 0.625},
         "switches": 2,
+        "rejections": 0,
         "seconds": 12.3,
     }
 
@@ -186,6 +187,7 @@ def test_the_command_prints_a_table_and_ends_in_json(
         },
         "precision_share": {"fine": 1.0},
         "switches": 0,
+        "rejections": 0,
         "seconds": json.loads(lines[-1])["seconds"],
     }
     table = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
