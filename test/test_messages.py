@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Duration, Time
@@ -16,7 +17,7 @@ from rclpy.serialization import serialize_message
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -24,6 +25,7 @@ from vlaq_ros import messages
 from vlaq_ros.errors import JointNamesError, UnusableMessageError
 
 STAMP = Time(sec=1_700_000_000, nanosec=123_456_789)
+EIGHT_BITS = "8 bits per channel, as policies are trained on: rgb8, bgr8, rgba8, bgra8, mono8"
 CHANNELS = {"rgb8": "rgb", "bgr8": "bgr", "rgba8": "rgba", "bgra8": "bgra", "mono8": "m"}
 
 
@@ -77,7 +79,11 @@ def test_image_does_not_alias_the_message() -> None:
     [
         (
             {"encoding": "16UC1"},
-            "the image has encoding '16UC1'; expected one of rgb8, bgr8, rgba8, bgra8, mono8",
+            f"the image has encoding '16UC1'; expected {EIGHT_BITS}",
+        ),
+        (
+            {"encoding": "rgb16"},
+            f"the image has encoding 'rgb16'; expected {EIGHT_BITS}",
         ),
         (
             {"step": 11},
@@ -100,6 +106,70 @@ def test_unusable_image(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(UnusableMessageError) as caught:
         messages.image(message)
     assert str(caught.value) == text
+
+
+def compressed(pixels: np.ndarray, extension: str, described: str) -> CompressedImage:
+    """A message of pixels [H, W] or [H, W, C] in the order that OpenCV takes: blue, green, red, alpha."""
+    encoded, data = cv2.imencode(extension, pixels)
+    assert encoded
+    return CompressedImage(
+        header=Header(stamp=STAMP), format=described, data=array.array("B", np.asarray(data).tobytes())
+    )
+
+
+@pytest.mark.parametrize("described", ["png", "bgr8; png compressed bgr8", "rgb8; png compressed bgr8"])
+def test_png_comes_back_to_the_bit(described: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    decoded = messages.compressed_image(compressed(pixels[..., ::-1], ".png", described))
+    np.testing.assert_array_equal(decoded, pixels)
+    assert decoded.flags.c_contiguous
+
+
+def test_grey_and_transparent_images_become_colour() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    grey = messages.compressed_image(compressed(pixels[..., 0], ".png", "mono8; png compressed "))
+    np.testing.assert_array_equal(grey, np.repeat(pixels[..., :1], 3, axis=-1))
+    clear = messages.compressed_image(compressed(pixels, ".png", "bgra8; png compressed bgra8"))
+    np.testing.assert_array_equal(clear, pixels[..., 2::-1])
+
+
+def test_jpeg_shows_what_was_seen() -> None:
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    pixels = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 40)], axis=-1)
+    decoded = messages.compressed_image(compressed(pixels[..., ::-1].astype(np.uint8), ".jpg", "jpeg"))
+    assert decoded.dtype == np.uint8
+    assert np.abs(decoded.astype(float) - pixels).mean() < 4
+
+
+WHOLE = compressed(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8), ".jpg", "jpeg")
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (
+            compressed(np.zeros((2, 3), np.uint16), ".png", "16UC1; png compressed "),
+            f" and 16 bits per channel; expected {EIGHT_BITS}",
+        ),
+        (
+            compressed(np.zeros((2, 3), np.uint8), ".png", "16UC1; compressedDepth png"),
+            "; expected a colour or grey image; policies are not trained on depth",
+        ),
+        (
+            CompressedImage(format="jpeg", data=WHOLE.data[: len(WHOLE.data) // 2]),
+            " and cannot be decoded; expected JPEG or PNG, complete",
+        ),
+        (
+            CompressedImage(format="jpeg"),
+            " and cannot be decoded; expected JPEG or PNG, complete",
+        ),
+    ],
+)
+def test_unusable_compressed_image(message: CompressedImage, why: str) -> None:
+    with pytest.raises(UnusableMessageError) as caught:
+        messages.compressed_image(message)
+    got = f"the compressed image of {len(message.data)} bytes has format {message.format!r}"
+    assert str(caught.value) == got + why
 
 
 @given(st.permutations(["a", "b", "c", "d"]))
@@ -126,11 +196,25 @@ def test_unusable_joint_states() -> None:
     assert str(short.value) == ("the joint state has 2 names and 1 positions; expected one position for each name")
     with pytest.raises(UnusableMessageError) as broken:
         messages.joint_state(joints(["a", "b"], [1.0, float("nan")], []), ("b",))
-    assert str(broken.value) == "the joint state has a position that is not finite; expected radians or metres"
+    assert str(broken.value) == "the joint state has a position that is not finite; expected a number for every joint"
 
 
 def test_stamp() -> None:
     assert messages.stamp_ns(STAMP) == 1_700_000_000_123_456_789
+
+
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(0, 10**9 - 1), st.sampled_from(["<", ">"]))
+def test_the_stamp_is_read_without_decoding_the_message(seconds: int, nanoseconds: int, order: str) -> None:
+    """Serialized by rclpy in this machine's byte order, and by rosbags in either."""
+    stamp_ns = seconds * 10**9 + nanoseconds
+    image = Image(header=Header(stamp=Time(sec=seconds, nanosec=nanoseconds), frame_id="camera"), encoding="rgb8")
+    assert messages.header_stamp_ns(serialize_message(image)) == stamp_ns
+    types = get_typestore(Stores.ROS2_KILTED)
+    stamp = types.types["builtin_interfaces/msg/Time"](seconds, nanoseconds)
+    header = types.types["std_msgs/msg/Header"](stamp, "camera")
+    fields = types.types["sensor_msgs/msg/CompressedImage"](header, "jpeg", np.zeros(3, np.uint8))
+    raw = types.serialize_cdr(fields, "sensor_msgs/msg/CompressedImage", little_endian=order == "<")
+    assert messages.header_stamp_ns(bytes(raw)) == stamp_ns
 
 
 def test_trajectory_holds_what_its_points_hold() -> None:
@@ -192,6 +276,7 @@ def test_live_and_bag_messages_give_equal_arrays(tmp_path: Path) -> None:
     plan.points[0].effort = [0.0, 0.0]
     live = {
         "sensor_msgs/msg/Image": encode(pixels, "bgr8", padding=3),
+        "sensor_msgs/msg/CompressedImage": compressed(pixels[..., ::-1], ".png", "png"),
         "sensor_msgs/msg/JointState": state,
         "trajectory_msgs/msg/JointTrajectory": plan,
     }
@@ -207,9 +292,10 @@ def test_live_and_bag_messages_give_equal_arrays(tmp_path: Path) -> None:
     assert bag.keys() == live.keys()
 
     def arrays(source: dict[str, Any]) -> SimpleNamespace:
-        image, state, path = source.values()
+        image, packed, state, path = source.values()
         return SimpleNamespace(
             image=messages.image(image),
+            unpacked=messages.compressed_image(packed),
             image_stamp=messages.stamp_ns(image.header.stamp),
             joints=messages.joint_state(state, names),
             path=messages.trajectory(path),
@@ -218,6 +304,8 @@ def test_live_and_bag_messages_give_equal_arrays(tmp_path: Path) -> None:
     ours, theirs = arrays(live), arrays({kind: bag[kind] for kind in live})
     np.testing.assert_array_equal(ours.image, pixels)
     np.testing.assert_array_equal(ours.image, theirs.image)
+    np.testing.assert_array_equal(ours.unpacked, pixels)
+    np.testing.assert_array_equal(ours.unpacked, theirs.unpacked)
     assert ours.image_stamp == theirs.image_stamp
     np.testing.assert_array_equal(ours.joints, theirs.joints)
     assert ours.path.joint_names == theirs.path.joint_names
