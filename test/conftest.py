@@ -77,7 +77,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     model.save_pretrained(directory)
-    reach_rad = 0.01 * np.arange(1, STEPS + 1)[:, None]
+    reach_rad = 0.002 * np.arange(1, STEPS + 1)[:, None]
     PolicySpec(
         family="pi0",
         cameras=("front", "wrist"),
