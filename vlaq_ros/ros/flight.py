@@ -45,7 +45,7 @@ class Flight:
         stalled: that an inference takes too long; empty where none does.
         jump: what jumped, until the next command; empty where nothing did.
         unfollowed: that a command moves nothing; empty where the arm follows.
-        lost: precisions that cannot be computed; the finest of the others takes their place.
+        lost: why precisions cannot be computed, by name; the finest of the others takes their place.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Flight:
         self.gate = gate
         self.log = FlightLog()
         self.fault = self.stalled = self.jump = self.unfollowed = ""
-        self.lost: set[str] = set()
+        self.lost: dict[str, str] = {}
         self._jumps = jumps
         self._following = following
         self._retry_ns = round(config.replan_period_s * 1e9)
@@ -85,6 +85,7 @@ class Flight:
         self._epoch: int | None = None  # of the observer, when the last inference began
         self._answered: int | None = None  # the epoch that the last command belongs to
         self._failed_ns: int | None = None  # when the last inference failed, within this epoch
+        self._failure: type[BaseException] | None = None  # how it failed
         self._sent: Command | None = None  # what the arm executes; None where it holds
         self._brake_ns = (0, 0)  # when the last hold began, and when it ended: until then the arm moves
         self._missed = False  # the deadline of what the arm executes was counted as missed
@@ -120,7 +121,7 @@ class Flight:
             return
         now_ns = self._clock()
         self._sent, self._answered, self._missed = answer, self._epoch, False
-        self.fault = self.jump = ""
+        self.fault, self._failure, self.jump = "", None, ""
         self.log.command(answer, (now_ns - answer.observation_stamp_ns) * 1e-9)
         if self._following is not None:
             self._following.sent(answer.trajectory)
@@ -153,12 +154,12 @@ class Flight:
         self.pilot.reset()
         self._void = True
         self.fault = self.jump = self.unfollowed = ""
-        self._epoch = self._answered = self._failed_ns = None
+        self._epoch = self._answered = self._failed_ns = self._failure = None
 
     def lose(self, failure: PrecisionFailedError) -> bool:
         """Give up a precision that failed; False where none is left, so that all are tried again."""
         left = self.pilot.lose(failure.precision)
-        self.lost = {*self.lost, failure.precision} if left else set()
+        self.lost = {**self.lost, failure.precision: str(failure)} if left else {}
         if left:
             self._say(f"{failure}; {left} takes its place")
         return bool(left)
@@ -170,7 +171,7 @@ class Flight:
 
     def _due(self, now_ns: int, epoch: int) -> bool:
         if epoch != self._epoch:
-            self.fault, self._failed_ns = "", None
+            self.fault, self._failure, self._failed_ns = "", None, None
         if self._failed_ns is not None and now_ns < self._failed_ns + self._retry_ns:
             return False
         return epoch != self._answered or self.pilot.due(now_ns)
@@ -203,7 +204,7 @@ class Flight:
         if self._thinking is not None and not self.stalled and self._steady() - self._began_ns > self._stall_ns:
             self.hold()
             self.stalled = (
-                f"an inference takes longer than {self._stall_ns * 1e-9:.1f} s; the arm is held until it ends"
+                f"an inference has not ended within {self._stall_ns * 1e-9:.1f} s; the arm is held until it does"
             )
             self._say(self.stalled)
             missed = True
@@ -221,6 +222,6 @@ class Flight:
         fault = str(error) if isinstance(error, VlaqError) else f"the inference failed: {type(error).__name__}: {error}"
         if not self.fault:
             self.hold()
-        if fault != self.fault:
+        if type(error) is not self._failure:  # its numbers may change from one try to the next
             self._say(fault if known else "".join(traceback.format_exception(error)))
-        self.fault, self._failed_ns = fault, self._clock()
+        self.fault, self._failure, self._failed_ns = fault, type(error), self._clock()

@@ -62,7 +62,7 @@ class Gate:
     def lose_estop(self) -> None:
         """Notice that nobody publishes the emergency stop any more, which counts as pressing it."""
         if self._pressed is not None:
-            self.stop(f"the emergency stop on {self._estop} is lost")
+            self.stop(f"the emergency stop on {self._estop} has no publisher any more")
         self.forget_estop()
 
     def forget_estop(self) -> None:

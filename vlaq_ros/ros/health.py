@@ -31,7 +31,7 @@ def of_flight(
     yield _policy(flight)
     yield _controller(flight, commanders)
     gate = flight.gate
-    yield Health("safety gate", ERROR if gate.stopped else OK, gate.why or "open", {"enabled": str(gate.enabled)})
+    yield Health("safety gate", WARN if gate.why else OK, gate.why or "open", {"enabled": str(gate.enabled)})
     yield Health("machine", OK, "running", machine.values())
 
 
@@ -64,9 +64,8 @@ def _policy(flight: Flight) -> Health:
     }
     if fault := flight.stalled or flight.fault:
         return Health("policy", ERROR, fault, values)
-    level = WARN if flight.lost else OK
-    lost = f"; lost: {', '.join(sorted(flight.lost))}" if flight.lost else ""
-    return Health("policy", level, f"{decision.precision}: {decision.reason}{lost}", values)
+    lost = "".join(f"; {sentence}" for sentence in flight.lost.values())
+    return Health("policy", WARN if lost else OK, f"{decision.precision}: {decision.reason}{lost}", values)
 
 
 def _controller(flight: Flight, commanders: Iterable[str]) -> Health:

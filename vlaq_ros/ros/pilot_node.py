@@ -88,7 +88,7 @@ class PilotNode(LifecycleNode):
         self._controls = Controls(self, self._gate, self._commanding, self._tick)
         self._rig: _Rig | None = None  # while configured
         self._held = ExitStack()  # frees it
-        self._timers: list[Timer] = []  # while active
+        self._ticking: list[Timer] = []  # while active
         self._status = Status(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         self._thought = self.create_guard_condition(self._fetch)
@@ -121,7 +121,7 @@ class PilotNode(LifecycleNode):
             self._rig.outputs.activate()
             # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
             clock = self.get_clock() if self.get_parameter("use_sim_time").value else _STEADY
-            self._timers = [
+            self._ticking = [
                 self.create_timer(self.config.monitor_period_s, self._tick, clock=clock),
                 self.create_timer(_SAY_S, self._say_motion, clock=clock),
             ]
@@ -246,19 +246,19 @@ class PilotNode(LifecycleNode):
         return self._urdf
 
     def _land(self) -> None:
-        for timer in self._timers:
+        for timer in self._ticking:
             self.destroy_timer(timer)
-        self._timers = []
+        self._ticking = []
         if self._rig is not None:
             self._rig.flight.land()
             self._rig.outputs.deactivate()
         self._controls.say()
 
     def _commanding(self) -> bool:
-        return bool(self._timers) and self._gate.commands
+        return bool(self._ticking) and self._gate.commands
 
     def _tick(self) -> None:
-        if self._timers and self._rig is not None:
+        if self._ticking and self._rig is not None:
             self._rig.flight.tick()
 
     def _fetch(self) -> None:
@@ -278,7 +278,7 @@ class PilotNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         now_ns, rig = self._now_ns(), self._rig
-        state = "active" if self._timers else "inactive" if rig else "unconfigured"
+        state = "active" if self._ticking else "inactive" if rig else "unconfigured"
         healths = [encode.Health("state", encode.ERROR if self.fault else encode.OK, str(self.fault or state))]
         if rig is not None:
             if self._robot.estop_topic and not self.count_publishers(self._robot.estop_topic):
