@@ -8,6 +8,7 @@ Commands:
   calibrate make a bundle that keeps a budget, by what observations say of every channel
   inspect   what a model directory holds, and the bytes that it takes
   study     methods, widths and switching rules held against each other, in closed loop
+  trial     trials on a robot, in random order and in pairs, and their record
   doctor    what is missing on this machine, and of a robot's topics
   bench     how fast the kernels and the embedded policy are on this machine, and beside what pip installs
 
@@ -28,7 +29,7 @@ from vlaq_ros import __version__
 from vlaq_ros.errors import MissingDependencyError, VlaqError
 
 # vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
-COMMANDS = ("demo", "rollout", "train", "quantize", "calibrate", "inspect", "study", "bench", "doctor")
+COMMANDS = ("demo", "rollout", "train", "quantize", "calibrate", "inspect", "study", "bench", "trial", "doctor")
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it
 
 
