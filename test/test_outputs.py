@@ -198,8 +198,8 @@ def test_a_controller_that_replaces_is_sent_what_lies_ahead(
     sender.send(motion())
     graph.wait(lambda: heard, "the trajectory")
     got = messages.trajectory(heard[0])
-    assert got.stamp_ns == STAMP_NS + 300_000_000
-    assert got.times_ns.tolist() == [100_000_000 * step for step in range(8)]
+    assert got.stamp_ns == STAMP_NS + 270_000_000  # the old motion goes on until this one has arrived
+    assert got.times_ns.tolist() == [30_000_000 + 100_000_000 * step for step in range(8)]
     np.testing.assert_allclose(got.positions[:, 1], np.linspace(0.3, 1.0, 8))
 
 

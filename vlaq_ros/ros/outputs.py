@@ -185,18 +185,19 @@ class Outputs:
 
 
 def _ahead(trajectory: Trajectory, begin_ns: int) -> Trajectory:
-    """The part of a motion from `begin_ns` on, stamped where it begins.
+    """The points of a motion that lie after `begin_ns`, stamped with that.
 
-    A controller that replaces (ros2_controllers 6.9) follows its old motion until the stamp of the new one; where that
-    has passed, it takes the new one as if it began at that moment, which delays it.
+    A controller that replaces (ros2_controllers 6.9) follows its old motion until the stamp and bridges from there to
+    the first point. A stamp that has passed it takes for now, which would delay every point.
     """
-    ahead = trajectory.stamp_ns + trajectory.times_ns >= begin_ns
-    first = int(ahead.argmax()) if ahead.any() else len(ahead) - 1
+    stamps_ns = trajectory.stamp_ns + trajectory.times_ns
+    first = min(int(np.searchsorted(stamps_ns, begin_ns, side="right")), len(stamps_ns) - 1)
+    stamp_ns = min(begin_ns, int(stamps_ns[first]))
     velocities, accelerations = trajectory.velocities, trajectory.accelerations
     return replace(
         trajectory,
-        stamp_ns=trajectory.stamp_ns + int(trajectory.times_ns[first]),
-        times_ns=trajectory.times_ns[first:] - trajectory.times_ns[first],
+        stamp_ns=stamp_ns,
+        times_ns=stamps_ns[first:] - stamp_ns,
         positions=trajectory.positions[first:],
         velocities=None if velocities is None else velocities[first:],
         accelerations=None if accelerations is None else accelerations[first:],
