@@ -16,18 +16,20 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "datatypes": set(),
     "config": {"errors"},
     "messages": WORDS,
-    "observe": WORDS | {"messages"},
+    "joints": WORDS,
+    "observe": WORDS | {"messages", "joints"},
     "control": WORDS,
     "pilot": WORDS | {"control"},
     "quant": WORDS,
     "policy": WORDS | {"quant"},
     "sim": WORDS | {"control", "policy"},
-    "evaluate": WORDS | {"messages", "control", "pilot", "policy", "sim"},
+    "evaluate": WORDS | {"messages", "joints", "control", "pilot", "policy", "sim"},
     "bench": WORDS | {"policy", "quant"},
-    "calibrate": WORDS | {"observe", "messages", "control", "quant", "policy", "sim", "evaluate"},
+    "calibrate": WORDS | {"observe", "messages", "joints", "control", "quant", "policy", "sim", "evaluate"},
     "study": WORDS | {"control", "quant", "policy", "sim", "evaluate", "bench", "calibrate"},
-    "ros": WORDS | {"messages", "observe", "control", "pilot", "policy", "sim", "evaluate"},
+    "ros": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim", "evaluate"},
 }
+BELOW["doctor"] = WORDS | {"joints", "policy", "quant", "ros"}
 BELOW["cli"] = set(BELOW)
 
 MESSAGES = ("diagnostic", "geometry", "lifecycle", "rosgraph", "sensor", "std", "trajectory")
@@ -36,14 +38,14 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     **{name: {"ros"} for name in ROS},
     "mujoco": {"sim"},
     "pinocchio": {"control/kinematics.py"},
-    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "study", "ros", "cli"},
+    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "study", "doctor", "ros", "cli"},
     "transformers": {"policy", "sim", "bench", "calibrate"},
     "triton": {"quant/kernels/cuda.py", "quant/kernels/triton_kernels.py"},
     "launch": set(),
     "launch_ros": set(),
 }
 CLOSED_LOOP = {  # runs the simulator itself
-    *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "switching.py")),
+    *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "seams.py", "switching.py")),
     *(PACKAGE / "calibrate" / name for name in ("calibration.py", "episodes.py", "perturbation.py", "simulated.py")),
 }
 TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
