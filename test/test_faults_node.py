@@ -257,7 +257,7 @@ def test_a_precision_that_fails_is_lost_and_the_finest_that_works_takes_its_plac
 ) -> None:
     bench = start(precision="coarse")
     bench.flying()
-    assert bench.robot.precisions[-1] == "coarse"
+    bench.wait(lambda: bench.robot.precisions[-1:] == ["coarse"], "the precision that was asked for")
 
     def fails(precision: str) -> None:
         if precision == "coarse":
@@ -300,7 +300,7 @@ def test_a_precision_that_fails_while_it_is_loaded_is_lost_alone(start: Start, p
 
 def test_a_controller_that_rejects_is_found_by_the_joints_that_do_not_move(start: Start, policy: Policy) -> None:
     bench = start()
-    policy.after = lambda actions: actions + np.append(np.linspace(0.05, 0.4, len(actions))[:, None] * np.eye(7)[3], 0)
+    policy.after = lambda actions: actions + np.outer(np.linspace(0.05, 0.4, len(actions)), np.eye(8)[3])
     bench.robot.follows = False
     bench.flying()
     bench.wait_for_health(
@@ -328,7 +328,9 @@ def test_a_camera_with_qos_that_cannot_be_heard_is_named(start: Start, tmp_path:
     node = bench.pilot()
     assert node.trigger_configure() == node.trigger_activate() == SUCCESS
     bench.wait_for_health(
-        "cameras", DiagnosticStatus.ERROR, ".*/camera/front/image_raw .*/robot.*best_effort.*reliable.*"
+        "topics",
+        DiagnosticStatus.ERROR,
+        "/camera/front/image_raw cannot be heard from /robot, which offers best_effort volatile, expected reliable .*",
     )
     assert bench.robot.commands == []
 

@@ -34,6 +34,6 @@ def excess(motion: Trajectory, kinematics: Kinematics, robot: RobotConfig) -> di
         "acceleration": np.abs(accelerations) / limits.accelerations - 1.0,
         "jerk": np.abs(jerks) / limits.jerks - 1.0,
         "workspace": np.maximum(box[0] - tool, tool - box[1]),
-        "rest": np.abs(np.concatenate([velocities[-1], accelerations[-1]])),
+        "rest": np.abs(sample(motion, last_ns - 1)[1]),
     }
     return {name: f"{values.max():.4f} beyond" for name, values in beyond.items() if values.max() > HAIR}
