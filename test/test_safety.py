@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import replace
 from pathlib import Path
 
-import daqp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -75,6 +74,13 @@ def somewhere(rng: np.random.Generator) -> Trajectory:
     return at_rest(JOINTS, rng.uniform(LOWER, UPPER), NOW_NS)
 
 
+def moving(positions: FloatArray, velocities: FloatArray) -> Trajectory:
+    """Straight on for a second."""
+    times_ns = np.array([0, 10**9])
+    ends = np.stack([positions, positions + velocities])
+    return Trajectory(NOW_NS, JOINTS, times_ns, ends, np.tile(velocities, (2, 1)), np.zeros((2, 8)))
+
+
 def jerks(motion: Trajectory) -> FloatArray:
     """Jerk at both ends and in the middle of the quintic between two points [3, T - 1, J]."""
     assert motion.velocities is not None
@@ -140,7 +146,7 @@ def test_chunks_one_after_the_other_never_leave_the_limits(seed: int) -> None:
         running, now_ns = motion, now_ns + int(rng.integers(1, motion.times_ns[-1]))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=seeds, acceleration=st.floats(0.3, 30), ramp_s=st.floats(0.003, 0.3))
 def test_slow_and_gentle_arms_are_held_to_their_limits_too(
     tmp_path_factory: pytest.TempPathFactory, seed: int, acceleration: float, ramp_s: float
@@ -159,61 +165,63 @@ def test_slow_and_gentle_arms_are_held_to_their_limits_too(
         now_ns = stop_ns + int(rng.integers(1, running.times_ns[-1]))
 
 
-def test_the_nearest_motion_is_the_one_that_a_general_solver_finds(tmp_path: Path) -> None:
+def test_no_motion_that_a_general_solver_finds_is_nearer(tmp_path: Path) -> None:
+    """The same problem, in the jerks between the knots."""
     held, limits = limited(tmp_path, 3.0, 40.0, 0.8)
     still = at_rest(JOINTS, HOME, NOW_NS)
-    rng = np.random.default_rng(3)
-    desired = chunk(still, NOW_NS, HOME + 0.4 * rng.normal(size=(6, 8)))
+    desired = chunk(still, NOW_NS, HOME + 0.4 * np.random.default_rng(3).normal(size=(6, 8)))
     motion, violations = held.enforce(desired, still)
+    assert_within(motion, limits)
     assert min(violations.velocity, violations.acceleration, violations.jerk) > 0
 
-    knots_s = motion.times_ns * 1e-9
+    knots_s, wanted_s = motion.times_ns * 1e-9, desired.times_ns[1:] * 1e-9
     steps_s = np.diff(knots_s)
+
+    def response(elapsed_s: FloatArray, order: int) -> FloatArray:
+        """The `order`-fold integral of every interval's unit jerk, at these times."""
+        since = np.clip(elapsed_s[:, None] - knots_s, 0, None) ** order / math.factorial(order)
+        return since[:, :-1] - since[:, 1:]
+
+    jerk, accelerations = np.eye(len(steps_s)), response(knots_s, 1)
+    velocities = response(knots_s, 2)
+    between = (velocities[:-1] + accelerations[:-1] * steps_s[:, None] / 2)[1:]
     unit_s = steps_s[-1]
-
-    def integrate(jerk: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Position since the start, velocity and acceleration at the knots."""
-        p, v, a = (np.zeros(len(knots_s)) for _ in range(3))
-        for k, h in enumerate(steps_s):
-            a[k + 1] = a[k] + jerk[k] * h
-            v[k + 1] = v[k] + a[k] * h + jerk[k] * h**2 / 2
-            p[k + 1] = p[k] + v[k] * h + a[k] * h**2 / 2 + jerk[k] * h**3 / 6
-        return p, v, a
-
-    def linear(function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        """A linear function of the jerks, as a matrix."""
-        return np.column_stack([function(unit) for unit in np.eye(len(steps_s))])
-
-    def at_targets(jerk: FloatArray) -> FloatArray:
-        elapsed_s = desired.times_ns[1:] * 1e-9
-        k = np.searchsorted(knots_s, elapsed_s, side="right") - 1
-        u = elapsed_s - knots_s[k]
-        p, v, a = integrate(jerk)
-        return p[k] + v[k] * u + a[k] * u**2 / 2 + jerk[k] * u**3 / 6
-
-    reach = linear(at_targets)
-    braking = linear(lambda jerk: integrate(jerk)[1] * unit_s)[knots_s > desired.times_ns[-1] * 1e-9]
-    rates = linear(lambda jerk: integrate(jerk)[1]), linear(lambda jerk: integrate(jerk)[2])
-    between = linear(lambda jerk: integrate(jerk)[1][:-1] + integrate(jerk)[2][:-1] * steps_s / 2)
+    rows = np.vstack(
+        [
+            response(wanted_s, 3),
+            safety._SMOOTHING * unit_s**3 * jerk,
+            safety._BRAKING * unit_s * velocities[knots_s > wanted_s[-1]],
+        ]
+    )
+    most = 0.99 * 40.0  # the variables are in units of this
+    constraints = [
+        LinearConstraint(most * np.vstack([velocities[1:-1], between]), -0.99 * 0.8, 0.99 * 0.8),
+        LinearConstraint(most * accelerations[1:-1], -0.99 * 3.0, 0.99 * 3.0),
+        LinearConstraint(most * np.vstack([velocities[-1], accelerations[-1]]), 0, 0),
+    ]
     for joint in range(7):
-        wanted = desired.positions[1:, joint] - HOME[joint]
-        rows = np.vstack([reach, safety._SMOOTHING * unit_s**3 * np.eye(len(steps_s)), safety._BRAKING * braking])
-        sides = np.concatenate([wanted, np.zeros(len(rows) - len(wanted))])
+        side = np.zeros(len(rows))
+        side[: len(wanted_s)] = desired.positions[1:, joint] - HOME[joint]
+
+        def distance(x: FloatArray, side: FloatArray = side) -> float:
+            return float(np.sum((most * rows @ x - side) ** 2))
+
+        def slope(x: FloatArray, side: FloatArray = side) -> FloatArray:
+            return 2 * most * rows.T @ (most * rows @ x - side)
+
         best = minimize(
-            lambda jerk, rows=rows, sides=sides: np.sum((rows @ jerk - sides) ** 2),
+            distance,
             np.zeros(len(steps_s)),
-            jac=lambda jerk, rows=rows, sides=sides: 2 * rows.T @ (rows @ jerk - sides),
+            jac=slope,
             method="SLSQP",
-            bounds=[(-39.6, 39.6)] * len(steps_s),
-            constraints=[
-                LinearConstraint(np.vstack([rates[0][1:-1], between[1:]]), -0.99 * 0.8, 0.99 * 0.8),
-                LinearConstraint(rates[1][1:-1], -0.99 * 3.0, 0.99 * 3.0),
-                LinearConstraint(np.vstack([rates[0][-1], rates[1][-1]]), 0, 0),
-            ],
-            options={"maxiter": 500, "ftol": 1e-12},
+            bounds=[(-1, 1)] * len(steps_s),
+            constraints=constraints,
+            options={"maxiter": 1000, "ftol": 1e-9},
         )
         assert best.success
-        np.testing.assert_allclose(motion.positions[:, joint] - HOME[joint], integrate(best.x)[0], atol=1e-4)
+        ours = distance(np.diff(motion.accelerations[:, joint]) / steps_s / most)
+        assert ours == pytest.approx(best.fun, rel=1e-3)
+        assert ours <= best.fun * (1 + 1e-6)
 
 
 @given(st.floats(0.0, 1.0), st.integers(1, STEP_NS))
@@ -264,8 +272,8 @@ def test_a_chunk_that_is_past_brakes() -> None:
     assert violations == Violations()
     assert_continues(motion, running, now_ns)
     assert_rests(motion)
-    left = np.abs(motion.positions[-1] - motion.positions[0])
-    assert np.all(left < np.abs(running.positions[-1] - motion.positions[0]))
+    ways = [np.abs(rest.positions[-1, :-1] - motion.positions[0, :-1]) for rest in (motion, running)]
+    assert np.all(ways[0] < 0.3 * ways[1])
 
 
 @given(seeds, st.floats(0, 1))
@@ -285,15 +293,29 @@ def test_a_stop_is_hardly_longer_than_the_shortest_that_there_is(tmp_path: Path,
     """Distance of the time-optimal stop: v^2 / 2A + v A / 2J, or v^(3/2) / J^(1/2) where A is not reached."""
     acceleration, jerk = 5.0, 100.0
     held, _ = limited(tmp_path, acceleration, jerk)
-    times_ns = np.array([0, 10**9])
-    velocity = np.full(8, speed)
-    ends = np.stack([HOME, HOME + velocity])
-    running = Trajectory(NOW_NS, JOINTS, times_ns, ends, np.tile(velocity, (2, 1)), np.zeros((2, 8)))
-    motion = held.stop(running, NOW_NS + 10**8)
+    motion = held.stop(moving(HOME, np.full(8, speed)), NOW_NS)
     reached = speed >= acceleration**2 / jerk
     shortest = speed**2 / 2 / acceleration + speed * acceleration / 2 / jerk if reached else speed**1.5 / jerk**0.5
-    distance = (motion.positions[-1] - motion.positions[0])[0]
-    assert shortest <= distance <= 1.1 * shortest
+    distance = motion.positions[-1] - motion.positions[0]
+    np.testing.assert_array_compare(np.less_equal, shortest, distance)
+    np.testing.assert_array_compare(np.less_equal, distance, 1.06 * shortest)
+
+
+@given(seeds)
+def test_a_stop_from_any_state_only_turns_back_where_it_must(seed: int) -> None:
+    """A brake that is too hard already ends with a turn; any other stop never changes its direction."""
+    rng = np.random.default_rng(seed)
+    velocity, acceleration = (rng.uniform(-1, 1, 8) * rates for rates in (LIMITS.velocities, LIMITS.accelerations))
+    running = replace(moving(HOME, velocity), accelerations=np.tile(acceleration, (2, 1)))
+    motion = FREE.stop(running, NOW_NS)
+    assert_continues(motion, running, NOW_NS)
+    assert_rests(motion)
+    assert np.all(np.abs(jerks(motion)) <= LIMITS.jerks)
+    _, velocities, accelerations = dense(motion)
+    assert np.all(np.abs(accelerations) <= LIMITS.accelerations)
+    relaxed = velocity + np.sign(acceleration) * acceleration**2 / 2 / LIMITS.jerks
+    onwards = velocity * np.sign(relaxed) > 0.05 * LIMITS.velocities
+    assert np.all((velocities * np.sign(relaxed))[:, onwards] >= -1e-9)
 
 
 def test_a_stop_of_an_arm_at_rest_keeps_it_there() -> None:
@@ -303,17 +325,11 @@ def test_a_stop_of_an_arm_at_rest_keeps_it_there() -> None:
 
 
 def test_an_arm_too_fast_for_its_position_limit_stops_as_soon_as_it_can() -> None:
-    velocity = np.where(np.arange(8) == 1, 2.0, 0.0)
     near = HOME.copy()
     near[1] = UPPER[1] - 0.05
-    running = Trajectory(
-        NOW_NS, JOINTS, np.array([0, 10**9]), np.stack([near, near + velocity]), np.tile(velocity, (2, 1))
-    )
-    motion = FREE.stop(running, NOW_NS)
-    _, velocities, accelerations = dense(motion)
-    assert motion.positions[-1, 1] == pytest.approx(near[1] + 2.0**2 / 2 / 7.5, rel=0.1)
-    assert np.all(np.abs(accelerations) <= LIMITS.accelerations)
-    assert velocities[:, 1].min() >= -1e-3
+    motion = FREE.stop(moving(near, 2.0 * np.eye(8)[1]), NOW_NS)
+    assert motion.positions[-1, 1] - near[1] == pytest.approx(2.0**2 / 2 / 7.5, rel=0.05)
+    assert np.all(np.abs(dense(motion)[2]) <= LIMITS.accelerations)
 
 
 def tools(motion: Trajectory) -> FloatArray:
@@ -367,12 +383,18 @@ def test_a_tool_outside_its_box_only_moves_inwards() -> None:
 
 
 def test_where_no_target_is_allowed_the_running_motion_goes_on() -> None:
+    """Joint 1 turns; the chunk leans forward, out of a box whose side is near."""
+    tool_m = PANDA.forward(HOME[None])[0][0]
+    near = replace(ROBOT.safety, workspace_upper_m=tuple(float(side) for side in tool_m + (0.03, 0.3, 0.3)))
+    held = Safety(PANDA, replace(ROBOT, safety=near))
     still = at_rest(JOINTS, HOME, NOW_NS)
-    running, _ = BOXED.enforce(chunk(still, NOW_NS, HOME + np.linspace(0.005, 0.1, 16)[:, None] * np.eye(8)[0]), still)
+    turn, lean = np.eye(8)[:2]
+    running, _ = held.enforce(chunk(still, NOW_NS, HOME + np.linspace(0.005, 0.1, 16)[:, None] * turn), still)
     now_ns = NOW_NS + 333_000_000
-    motion, violations = BOXED.enforce(chunk(running, now_ns, np.tile(HOME + 1.5 * np.eye(8)[1], (16, 1))), running)
-    if violations.workspace < 16:
-        pytest.fail("the first target alone leaves the box")
+    late_ns = 4 * STEP_NS  # so that there is time to leave the box before the first target
+    desired = chunk(running, now_ns, np.tile(HOME + 0.5 * lean, (16, 1)), late_ns)
+    motion, violations = held.enforce(desired, running)
+    assert violations == Violations(workspace=16)
     assert_continues(motion, running, now_ns)
     later_ns = now_ns + np.arange(0, 10**9, 7_000_000)
     np.testing.assert_allclose(sample(motion, later_ns)[0], sample(running, later_ns)[0], atol=1e-9)
@@ -391,22 +413,14 @@ def test_the_controller_accepts_it_and_follows_it(seed: int, delivery_ns: int) -
     np.testing.assert_allclose(controller.sample(after_ns)[0], sample(motion, after_ns)[0], atol=1e-9)
 
 
-def test_without_an_answer_of_the_solver_nothing_new_is_sent_and_a_stop_ends_the_running_motion(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    still = at_rest(JOINTS, HOME, NOW_NS)
-    running, _ = FREE.enforce(chunk(still, NOW_NS, np.linspace(HOME, HOME + 0.1, 16)), still)
-    monkeypatch.setattr(daqp, "solve", lambda *_, **__: (None, 0.0, -4, {}))
-    now_ns = NOW_NS + 200_000_000
+def test_where_the_running_motion_is_too_fast_to_brake_in_time_nothing_is_commanded() -> None:
+    running = moving(HOME, 20.0 * np.eye(8)[1])
     with pytest.raises(NoMotionError) as caught:
-        FREE.enforce(chunk(running, now_ns, np.tile(HOME, (16, 1))), running)
+        FREE.enforce(chunk(running, NOW_NS, np.tile(HOME, (16, 1))), running)
     assert str(caught.value) == (
-        "no motion of panda_joint1 within its limits was found (exit flag -4 of daqp), expected at least one to rest; "
+        "no motion of panda_joint2 within its limits was found (exit flag -1 of daqp), expected at least one to rest; "
         "nothing was commanded: report this with a recording of the robot's joints"
     )
-    motion = FREE.stop(running, now_ns)
-    later_ns = now_ns + np.arange(0, 10**9, 7_000_000)
-    np.testing.assert_allclose(sample(motion, later_ns)[0], sample(running, later_ns)[0], atol=1e-9)
 
 
 def test_a_chunk_from_where_the_arm_is_is_admitted() -> None:
@@ -457,7 +471,7 @@ def test_a_chunk_with_a_leap_is_rejected() -> None:
 
 def test_limits_are_the_stricter_of_the_robot_description_and_the_file(tmp_path: Path) -> None:
     file = tmp_path / "limits.yaml"
-    said = {name: "{max_acceleration: 7.0, max_jerk: 70.0}" for name in JOINTS}
+    said = dict.fromkeys(JOINTS, "{max_acceleration: 7.0, max_jerk: 70.0}")
     said["panda_joint1"] = "{max_acceleration: 1.0, max_jerk: 9.0, max_velocity: 0.5, min_position: -1.0}"
     said["panda_joint2"] = "{max_acceleration: 1.0, max_jerk: 9.0, max_velocity: 50.0, max_position: 50.0}"
     file.write_text("joint_limits:\n" + "".join(f"  {name}: {limit}\n" for name, limit in said.items()))

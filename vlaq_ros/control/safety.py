@@ -13,6 +13,7 @@ from typing import Self
 
 import daqp
 import numpy as np
+from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.interpolate import BSpline
 
 from vlaq_ros.config import RobotConfig
@@ -31,18 +32,17 @@ from vlaq_ros.errors import (
 # that to go on with what runs is always among the motions that are chosen from.
 _KNOT_NS = 50_000_000
 _KNOT_S = _KNOT_NS * 1e-9
-_SHORTEST_NS = 100_000  # below, the accelerations of an interval would be rounding errors
+_SHORTEST_NS = 10_000  # below, the accelerations of an interval would be rounding errors
 _SHORTEST_REST_S = 0.1  # so that the end of a motion still lies ahead when the controller receives it
 _MARGIN = 0.01  # of velocity, acceleration and jerk: limits hold to the solver's tolerance
 _MARGIN_RAD = 1e-5  # of position (m for a prismatic joint), likewise
 _MARGIN_M = 2e-3  # of the workspace, whose sides the tool may cross between two of the checked points
 _SMOOTHING = 0.1  # weight of the jerk, in rad per knot^3, against the distance, in rad
 _BRAKING = 0.1  # weight of the velocity after the last target, in rad per knot
-_STOP_KNOTS = 40
-_STOP_SMOOTHING = 1e-3  # weight of the jerk, in rad per knot^3, against the velocity, in rad per knot
-_SOLVER = {"primal_tol": 1e-9, "rho_soft": 1e-10}
+_STOP_STEPS = 40
+_BISECTIONS = 60
+_TOLERANCE = 1e-9  # of limits, in rad per knot
 _HELD = 1e-4  # a limit holds a motion back where it does so by about this much, rad
-_INEQUALITY, _SOFT = 0, 8  # daqp's words for constraints
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,9 @@ class _Splines:
     Attributes:
         position, velocity, acceleration: of the N control points [K, N], at the knots.
         jerk: of the control points [K - 1, N], between the knots.
-        hull: [M, N] control points of every interval's polynomials: what holds for them holds between the knots, too.
-            The first interval's are left out where the state at the start alone decides them.
-        quantity: [M] what a row of `hull` is of: 0 position, 1 velocity, 2 acceleration, 3 jerk.
-        interval: [M] the interval of a row of `hull`.
+        rows: [M, N] of the control points, the `hull` of the basis.
+        quantity: [M] what a row of a hull is of: 0 position, 1 velocity, 2 acceleration, 3 jerk.
+        interval: [M] the interval that a row of a hull belongs to.
     """
 
     def __init__(self, times_ns: IntArray) -> None:
@@ -116,19 +115,24 @@ class _Splines:
         self.jerk = np.diff(self.acceleration, axis=0) / steps[:, None]
         self._steps = steps
 
-        p, v, a = self.position[1:-1], self.velocity[1:-1], self.acceleration[1:-1]
-        third = steps[1:, None] / 3
-        hulls = (
-            (self.position[1:], p + third * v, p + third * (2 * v + 1.5 * third * a)),
-            (v, v + 1.5 * third * a),
-            (a,),
-            (self.jerk,),
-        )
-        self.hull = np.vstack([rows for hull in hulls for rows in hull])
+        self.rows = self.hull(self.position, self.velocity, self.acceleration)
         every = np.arange(len(steps))
-        intervals = [[every[-len(rows) :] for rows in hull] for hull in hulls]
-        self.interval = np.concatenate([rows for hull in intervals for rows in hull])
-        self.quantity = np.repeat(np.arange(4), [sum(map(len, hull)) for hull in hulls])
+        self.quantity = np.repeat(np.arange(4), [3 * len(steps) - 2, 2 * len(steps) - 2, len(steps) - 1, len(steps)])
+        self.interval = np.concatenate([every, *[every[1:]] * 5, every])
+
+    def hull(self, position: FloatArray, velocity: FloatArray, acceleration: FloatArray) -> FloatArray:
+        """Bound motions between the knots, too, by the control points of every interval's polynomials.
+
+        Those of the first interval that the state at the start decides are left out.
+
+        Takes positions, velocities and accelerations [K, C] at the knots and returns [M, C], as `quantity` says; all
+        per `unit_s`.
+        """
+        p, v, a = position[1:-1], velocity[1:-1], acceleration[1:-1]
+        third = self._steps[1:, None] / 3
+        jerk = np.diff(acceleration, axis=0) / self._steps[:, None]
+        middles = p + third * v, p + third * (2 * v + 1.5 * third * a)
+        return np.vstack([position[1:], *middles, v, v + 1.5 * third * a, a, jerk])
 
     def at(self, elapsed_ns: IntArray) -> FloatArray:
         """Positions [M, N] of the control points at times after the first knot."""
@@ -242,45 +246,64 @@ class Safety:
     def stop(self, running: Trajectory, now_ns: int) -> Trajectory:
         """Brake as hard as the acceleration and jerk limits allow, and stay there.
 
-        The stop is the motion of least squared velocities; a position limit is crossed only where the arm cannot stop
-        before it. Should the solver fail, the running motion goes on to its end.
+        Each joint's acceleration falls as fast as it may, stays, and rises as fast as it may, to end with the velocity;
+        steps of constant jerk are the same for all joints. There is no shorter way to rest, so that a position limit
+        is crossed only where the arm cannot stop before it.
 
         Args:
             running: what is commanded until then.
             now_ns: when to begin.
         """
-        state = np.stack(sample(running, now_ns))
-        step_ns = int(np.ceil(self._brake_s(state[1]) / (_STOP_KNOTS - 4) * 1e9))
-        splines = _Splines(step_ns * np.arange(_STOP_KNOTS + 1))
-        objective = np.vstack([splines.velocity, _STOP_SMOOTHING * splines.jerk])
-        try:
-            motion, _ = self._solve(splines, state, objective, np.zeros((len(objective), state.shape[1])))
-        except NoMotionError:
-            return _rest_of(running, now_ns)
-        return Trajectory(now_ns, running.joint_names, splines.times_ns, *motion)
+        position, velocity, acceleration = sample(running, now_ns)
+        most = np.maximum(self._limits.accelerations, np.abs(acceleration))
+        step_ns = int(np.ceil(self._brake_s(velocity) / (_STOP_STEPS - 4) * 1e9))
+        step_s = step_ns * 1e-9
+        change = self._limits.jerks * step_s  # of the acceleration, in a step
+        steps = np.arange(_STOP_STEPS + 1)[:, None]
+
+        relaxing = np.sign(acceleration) * np.maximum(np.abs(acceleration) - change * steps, 0)
+        against = np.where(velocity + trapezoid(relaxing, dx=step_s, axis=0) < 0, -1.0, 1.0)  # that way, once relaxed
+        falling = np.maximum(against * acceleration - change * steps, -most)
+
+        def braking(end: FloatArray) -> FloatArray:
+            """Accelerations [K, J] that are back at 0 after `end` [J] steps."""
+            return np.maximum(falling, -change * np.maximum(end - steps, 0))
+
+        early, late = np.maximum(-against * acceleration / change, 0), np.full_like(velocity, _STOP_STEPS)
+        for _ in range(_BISECTIONS):
+            end = (early + late) / 2
+            moving = against * velocity + trapezoid(braking(end), dx=step_s, axis=0) > 0
+            early, late = np.where(moving, end, early), np.where(moving, late, end)
+        accelerations = against * braking(late)
+        velocities = velocity + cumulative_trapezoid(accelerations, dx=step_s, axis=0, initial=0)
+        way = velocities[:-1] * step_s + (2 * accelerations[:-1] + accelerations[1:]) * step_s**2 / 6
+        positions = position + np.vstack([np.zeros_like(position), np.cumsum(way, axis=0)])
+        velocities[-1] = 0  # exactly
+        times_ns = step_ns * np.arange(_STOP_STEPS + 1)
+        return Trajectory(now_ns, running.joint_names, times_ns, positions, velocities, accelerations)
 
     def _brake_s(self, velocities: FloatArray) -> float:
         """Time that suffices to stop every joint from the velocities [J], whatever their accelerations."""
         limits = self._limits
-        ramps_s = 2 * limits.accelerations / limits.jerks
+        ramps_s = 2.5 * limits.accelerations / limits.jerks
         return max(float((np.abs(velocities) / limits.accelerations + ramps_s).max()), _SHORTEST_REST_S)
 
     def _nearest(self, desired: Trajectory, running: Trajectory) -> tuple[Trajectory, Violations]:
         """Solve for the motion nearest to the targets within the joints' limits."""
         elapsed_ns = desired.times_ns - desired.times_ns[0]
         start_ns = desired.stamp_ns + int(desired.times_ns[0])
-        state = np.stack(sample(running, start_ns))
-        brake_s = self._brake_s(np.maximum(self._limits.velocities, np.abs(state[1]))) + 3 * _KNOT_S
+        brake_s = self._brake_s(self._limits.velocities) + 3 * _KNOT_S
         end_ns = max(start_ns + int(elapsed_ns[-1] + brake_s * 1e9), running.stamp_ns + int(running.times_ns[-1]))
         knots = np.arange((start_ns + _SHORTEST_NS) // _KNOT_NS + 1, -(-end_ns // _KNOT_NS) + 1)
         splines = _Splines(np.append(0, _KNOT_NS * knots - start_ns))
+        states = np.stack(sample(running, start_ns + splines.times_ns))
 
         weights = np.sqrt(np.diff(elapsed_ns) / _KNOT_NS)[:, None]
         braking = splines.velocity[splines.times_ns > elapsed_ns[-1]]
         objective = np.vstack([weights * splines.at(elapsed_ns[1:]), _SMOOTHING * splines.jerk, _BRAKING * braking])
         targets = np.zeros((len(objective), len(desired.joint_names)))
         targets[: len(weights)] = weights * desired.positions[1:]
-        motion, forces = self._solve(splines, state, objective, targets)
+        motion, forces = self._solve(splines, states, objective, targets)
 
         asked = (np.abs(forces) > _HELD).any(axis=1) & (splines.times_ns[splines.interval] < elapsed_ns[-1])
         counts = (len(np.unique(splines.interval[asked & (splines.quantity == quantity)])) for quantity in range(4))
@@ -288,38 +311,36 @@ class Safety:
         return Trajectory(desired.stamp_ns, desired.joint_names, times_ns, *motion), Violations(*counts)
 
     def _solve(
-        self, splines: _Splines, state: FloatArray, objective: FloatArray, targets: FloatArray
+        self, splines: _Splines, running: FloatArray, objective: FloatArray, targets: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Minimise |objective c - targets|^2 over the control points c of every joint, within the limits.
 
         Args:
             splines: that are chosen from.
-            state: position, velocity and acceleration [3, J] at their start.
+            running: positions, velocities and accelerations [3, K, J] of the running motion at their knots.
             objective: [R, N] of the control points.
             targets: [R, J].
 
         Returns:
             Positions, velocities and accelerations [3, K, J] at the knots, and the force (Lagrange multiplier) [M, J]
-            with which each row of `splines.hull` holds the motion back.
+            with which each row of a hull holds the motion back.
 
         Raises:
             NoMotionError: the solver finds none.
         """
-        start = splines.start(state)
-        fixed = splines.hull[:, :3] @ start
-        lower, upper = (bounds[splines.quantity] - fixed for bounds in self._bounds(state, splines.unit_s))
-        # position and velocity are soft: an arm that is beyond them already has a way back
-        sense = np.where(splines.quantity < 2, _SOFT, _INEQUALITY).astype(np.int32)
-        rows, fit = splines.free(splines.hull), splines.free(objective)
+        start = splines.start(running[:, 0])
+        fixed = splines.rows[:, :3] @ start
+        least, most = (bounds - fixed for bounds in self._bounds(splines, running))
+        rows, fit = splines.free(splines.rows), splines.free(objective)
         hessian = fit.T @ fit
         gradients = fit.T @ (objective[:, :3] @ start - targets)
 
-        control = np.empty((splines.hull.shape[1], state.shape[1]))
+        control = np.empty((splines.rows.shape[1], running.shape[2]))
         control[:3] = start
-        forces = np.empty_like(lower)
+        forces = np.empty_like(fixed)
         for joint, name in enumerate(self._kinematics.joint_names):
-            gradient, most, least = (values[:, joint].copy() for values in (gradients, upper, lower))
-            solution, _, flag, facts = daqp.solve(hessian, gradient, rows, most, least, sense, **_SOLVER)
+            gradient, upper, lower = (values[:, joint].copy() for values in (gradients, most, least))
+            solution, _, flag, facts = daqp.solve(hessian, gradient, rows, upper, lower, primal_tol=_TOLERANCE)
             if flag < 1:
                 raise NoMotionError(name, flag)
             control[3:-3, joint], control[-3:, joint] = solution[:-1], solution[-1]
@@ -327,24 +348,24 @@ class Safety:
 
         motion = np.stack([splines.position, splines.velocity, splines.acceleration]) @ control
         motion /= splines.unit_s ** np.arange(3)[:, None, None]
-        motion[:, 0], motion[1:, -1] = state, 0  # exactly
+        motion[:, 0], motion[1:, -1] = running[:, 0], 0  # exactly
         return motion, forces
 
-    def _bounds(self, state: FloatArray, unit_s: float) -> tuple[FloatArray, FloatArray]:
-        """Lower and upper limits [4, J] of position, velocity, acceleration and jerk, per `unit_s`.
+    def _bounds(self, splines: _Splines, running: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Lower and upper limits [M, J] of hulls, as wide as the running motion [3, K, J] needs them to go on.
 
-        An arm that is beyond a limit gets no further out: from beyond a position limit it may only move inwards.
+        So there is always a motion within them, and an arm that is beyond a limit gets no further out: from beyond a
+        position limit it may only move inwards.
         """
-        position, _, acceleration = state
-        limits = self._limits
+        limits, start = self._limits, running[0, 0]
         lower, upper = limits.positions.T
-        units = unit_s ** np.arange(1, 4)[:, None]
-        rates = units * (limits.velocities, np.maximum(limits.accelerations, np.abs(acceleration)), limits.jerks)
-        least = np.vstack([np.minimum(lower, position), -rates])
-        most = np.vstack([np.maximum(upper, position), rates])
-        least[1, position < lower - _MARGIN_RAD] = 0
-        most[1, position > upper + _MARGIN_RAD] = 0
-        return least, most
+        units = splines.unit_s ** np.arange(4)[:, None, None]
+        rates = units[1:, 0] * (limits.velocities, limits.accelerations, limits.jerks)
+        least, most = np.vstack([lower, -rates]), np.vstack([upper, rates])
+        least[1, start < lower - _MARGIN_RAD] = 0
+        most[1, start > upper + _MARGIN_RAD] = 0
+        present = splines.hull(*units[:3] * running)
+        return np.minimum(least[splines.quantity], present), np.maximum(most[splines.quantity], present)
 
 
 def _rest_of(running: Trajectory, start_ns: int) -> Trajectory:
