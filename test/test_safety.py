@@ -383,9 +383,9 @@ def test_a_tool_outside_its_box_only_moves_inwards() -> None:
 
 
 def test_where_no_target_is_allowed_the_running_motion_goes_on() -> None:
-    """Joint 1 turns; the chunk leans forward, out of a box whose side is near."""
+    """Joint 1 turns; the chunk leans forward, out of a box whose floor is near."""
     tool_m = PANDA.forward(HOME[None])[0][0]
-    near = replace(ROBOT.safety, workspace_upper_m=tuple(float(side) for side in tool_m + (0.03, 0.3, 0.3)))
+    near = replace(ROBOT.safety, workspace_lower_m=(0.1, -0.6, float(tool_m[2]) - 0.03))
     held = Safety(PANDA, replace(ROBOT, safety=near))
     still = at_rest(JOINTS, HOME, NOW_NS)
     turn, lean = np.eye(8)[:2]
