@@ -168,11 +168,6 @@ class Bench:
             assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}; {self.robot.diagnostics}"
             self._executor.spin_once(timeout_sec=0.05)
 
-    def spin(self, count: int) -> None:
-        """Let the executor work."""
-        for _ in range(count):
-            self._executor.spin_once(timeout_sec=0.05)
-
     def wait_for_silence(self) -> None:
         """Until no command came for ten replan periods; a busy machine may be late by a few."""
         self.wait(lambda: time.monotonic() > self.robot.commanded_s + 2.0, "commands end")
