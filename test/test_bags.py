@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -18,7 +19,7 @@ from vlaq_ros.calibrate.bags import SPACING_S, from_bags
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import FAST, GRIPPER, SLOW
 from vlaq_ros.calibrate.rosbag import find_bags
-from vlaq_ros.config import RobotConfig
+from vlaq_ros.config import JointConfig, RobotConfig
 from vlaq_ros.errors import (
     BagTopicsError,
     CameraNamesError,
@@ -163,6 +164,36 @@ def test_several_bags_are_drawn_from_alike(bag: Path, policy: Description, tmp_p
     assert buffer.origin == "bag a, b"
     assert 6 <= sum(observation.stamp_ns < START for observation in buffer.observations) <= 18
     assert find_bags(tmp_path / "notes.txt") == find_bags(tmp_path / "none") == []
+
+
+def test_compressed_images_and_joints_in_other_words_give_the_same_observations(
+    bag: Path, policy: Description, tmp_path: Path
+) -> None:
+    robot = replace(
+        ROBOT,
+        cameras={name: replace(camera, type="CompressedImage") for name, camera in ROBOT.cameras.items()},
+        joints={name: JointConfig(message=f"motor_{name}", unit="deg") for name in ROBOT.arm_joints}
+        | {ROBOT.gripper_joint: JointConfig(unit="mm", scale=-1.0, offset=0.04)},
+    )
+    entries = []
+    for stamp_ns, topic, msgtype, fields in session():
+        if msgtype == "sensor_msgs/msg/Image":
+            pixels = fields["data"].reshape(IMAGE_PX, IMAGE_PX, 3)[..., ::-1]
+            packed = {"header": fields["header"], "format": "png", "data": cv2.imencode(".png", pixels)[1].ravel()}
+            entries.append((stamp_ns, topic, "sensor_msgs/msg/CompressedImage", packed))
+        elif msgtype == "sensor_msgs/msg/JointState":
+            arm, finger = np.rad2deg(fields["position"][:-1]), 1e3 * (0.04 - fields["position"][-1])
+            names = [*(f"motor_{name}" for name in ROBOT.arm_joints), ROBOT.gripper_joint]
+            told = fields | {"name": names[::-1], "position": np.array([finger, *arm[::-1]])}
+            entries.append((stamp_ns, topic, msgtype, told))
+        else:
+            entries.append((stamp_ns, topic, msgtype, fields))
+    plain, other = draw([bag], policy), draw([write(tmp_path / "other", entries)], policy, robot=robot)
+    for one, two in zip(plain.observations, other.observations, strict=True):
+        assert (one.stamp_ns, one.instruction, one.joint_names) == (two.stamp_ns, two.instruction, two.joint_names)
+        np.testing.assert_allclose(one.joint_positions, two.joint_positions, atol=1e-12)
+        for name, pixels in one.images.items():
+            np.testing.assert_array_equal(pixels, two.images[name])
 
 
 def test_the_given_instruction_counts_and_the_recorded_does_not(bag: Path, policy: Description) -> None:

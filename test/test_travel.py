@@ -11,7 +11,7 @@ import pytest
 from test_bags import BLUE, RED, ROBOT, SECOND, START, Entry, header, text, write
 
 from vlaq_ros.calibrate.travel import recorded_motion
-from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.config import JointConfig, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.motion import KinematicMonitor, MonitorConfig
 from vlaq_ros.datatypes import FloatArray, JointWindow
@@ -161,6 +161,15 @@ def test_the_recorded_description_counts_else_that_of_a_panda(spec: PolicySpec, 
         moved([wrong], spec)
     with pytest.raises(FrameNameError):
         moved([write(tmp_path / "other", [*of_panda, description(panda.urdf())])], spec, replace(ROBOT, tool_frame="x"))
+
+
+def test_joints_in_other_words_move_the_same_arm(spec: PolicySpec, tmp_path: Path) -> None:
+    positions = swing(3)
+    described = {name: JointConfig(message=f"motor_{name}", unit="deg", scale=-1.0) for name in ROBOT.arm_joints}
+    told = np.hstack([-np.rad2deg(positions[:, :-1]), positions[:, -1:]])
+    names = [*(f"motor_{name}" for name in ROBOT.arm_joints), ROBOT.gripper_joint]
+    bag = write(tmp_path / "bag", [text(START, RED), *states(told, 0, names)])
+    assert same(moved([bag], spec, replace(ROBOT, joints=described)), [positions], spec)
 
 
 def test_an_arm_that_nobody_asked_anything_tells_nothing(spec: PolicySpec, tmp_path: Path) -> None:
