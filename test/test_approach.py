@@ -42,7 +42,7 @@ def test_no_limit_is_broken_and_none_of_the_time_is_wasted(
         ]
     )
     assert shares.max() <= 1 + 1e-4
-    if duration_s > 0.1 + 1e-6:
+    if duration_s > 0.5 + 1e-6:
         assert shares.max() >= 1 - 1e-3
 
 
@@ -65,4 +65,4 @@ def test_the_slowest_joint_sets_the_time_of_all() -> None:
 def test_an_arm_that_is_there_already_is_told_to_stay() -> None:
     pose = np.array([0.1, 0.2, 0.3])
     motion = approach(NAMES, pose, pose, limits(*np.ones((3, 3))), velocity_share=1.0, stamp_ns=0)
-    assert motion.times_ns.tolist() == [0, 100_000_000]
+    assert motion.times_ns.tolist() == [0, 500_000_000]

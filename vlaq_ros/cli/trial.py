@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(plan: TrialPlan, out: Path, log: TrialLog) -> None:
     """Run what is missing, and show it."""
     import sys
+    from functools import partial
 
     from rich.console import Console
     from rich.live import Live
@@ -62,7 +63,7 @@ def _run(plan: TrialPlan, out: Path, log: TrialLog) -> None:
     console = Console(highlight=False)
     console.print(f"{plan.pilot} and its robot are looked for, which may take some seconds")
     with (
-        Operator(sys.stdin.fileno(), console.print) as operator,
+        Operator(sys.stdin.fileno(), partial(console.print, markup=False, soft_wrap=True)) as operator,
         session(plan, out, log, operator) as trials,
         Live(get_renderable=lambda: _view(plan, log.records, trials.phase), console=console, transient=True),
     ):

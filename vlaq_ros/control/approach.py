@@ -9,7 +9,7 @@ from vlaq_ros.datatypes import FloatArray, Trajectory
 
 # Largest rates of 10 u^3 - 15 u^4 + 6 u^5, which leads from 0 to 1 over u in [0, 1] with no rate but its own inside
 _PEAK_VELOCITY, _PEAK_ACCELERATION, _PEAK_JERK = 15 / 8, 10 / np.sqrt(3), 60.0
-_SHORTEST_S = 0.1  # so that the end still lies ahead when a controller receives it
+_SHORTEST_S = 0.5  # so that the end still lies ahead when a controller of a busy machine receives it
 
 
 def approach(

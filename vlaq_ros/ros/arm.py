@@ -24,8 +24,8 @@ from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.station import Station
 
 _FIND_TIMEOUT_S = 20.0
-_REST_S = 0.4  # an arm that has moved by less than a tenth of the tolerances for so long is at rest
-_REST_TIMEOUT_S = 5.0
+_REST_S = 0.4  # an arm that has moved by less than a quarter of the tolerances for so long is at rest
+_REST_TIMEOUT_S = 15.0
 _MAX_JOINT_AGE_S = 0.5
 _TRIES = 2  # a controller that has just been found may have missed the first motion
 _CHECKS = 50  # points of the way at which the tool must be in the workspace
@@ -113,7 +113,7 @@ class Arm:
             window = self._observer.joints(_REST_S)
             if window is None or self._age_s() > _MAX_JOINT_AGE_S or np.ptp(window.stamps_ns) < _REST_S * 1e9:
                 return None
-            return window if (np.ptp(window.positions, axis=0) <= tolerances / 10).all() else None
+            return window if (np.ptp(window.positions, axis=0) <= tolerances / 4).all() else None
 
         if not self._station.wait(lambda: resting() is not None, _REST_TIMEOUT_S) or (window := resting()) is None:
             age_s = self._age_s()
@@ -164,7 +164,7 @@ class Arm:
         return self._observer.ages_s(self._now_ns())[JOINT_STATES]
 
     def _now_ns(self) -> int:
-        return self._station.node.get_clock().now().nanoseconds
+        return self._station.now_ns()
 
 
 def _tolerances(start: StartConfig) -> FloatArray:

@@ -16,6 +16,7 @@ from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
 from vlaq_ros.errors import VlaqError
@@ -35,6 +36,16 @@ class SilentServiceError(VlaqError):
         super().__init__(
             f"service {service} gave no answer for {waited_s:.0f} s; expected its node to run: start it, "
             "or see whether it hangs"
+        )
+
+
+class NoClockError(VlaqError):
+    """Simulated time does not begin."""
+
+    def __init__(self, waited_s: float) -> None:
+        super().__init__(
+            f"the pilot uses simulated time, and none came on /clock for {waited_s:.0f} s; start the simulation, "
+            "or the pilot without use_sim_time"
         )
 
 
@@ -92,6 +103,16 @@ class Station:
                 yield
             finally:
                 self._recorder = None
+
+    def now_ns(self) -> int:
+        """Time on the ROS clock."""
+        return self.node.get_clock().now().nanoseconds
+
+    def follow_clock(self, simulated: bool) -> None:
+        """Tell simulated time where the robot does, from its first moment on; otherwise the machine's."""
+        self.node.set_parameters([Parameter("use_sim_time", value=simulated)])
+        if not self.wait(lambda: self.now_ns() > 0, ANSWER_TIMEOUT_S):
+            raise NoClockError(ANSWER_TIMEOUT_S)
 
     def tick(self) -> None:
         """Let messages in for a moment and record them.

@@ -32,6 +32,7 @@ from vlaq_ros.ros.station import ANSWER_TIMEOUT_S, Station
 FAULT_S = 2.0  # a fault that lasts so long aborts
 SILENT_S = 5.0  # a pilot that says nothing, or sends no chunk, for so long does
 STAND_DOWN_S = 5.0
+START_TIMEOUT_S = 60.0  # for a pilot that has just been started, on a busy machine
 INTERRUPTED = "interrupted at the terminal"
 _VERDICT = "did it succeed? y: yes, n: no, r: run it again, a: end the session"
 
@@ -73,6 +74,7 @@ class Trials:
         phase: what happens now.
 
     Raises:
+        SilentServiceError: the pilot does not answer.
         NoDescriptionError: the robot does not say what it looks like.
         ConfigError: the robot's limits cannot be used, or the start pose lies beyond them.
     """
@@ -81,13 +83,15 @@ class Trials:
         self.phase = ""
         self._plan, self._out, self._log, self._station, self._operator = plan, out, log, station, operator
         self._pilot = PilotClient(station, plan.pilot)
+        self._stand_down(START_TIMEOUT_S)  # whatever a session before left enabled
+        station.follow_clock(self._pilot.parameter("use_sim_time"))
         self._arm = Arm(station, RobotConfig.load(plan.robot))
         self._arm.check(plan.start)
         self._scene = Scene(station, plan.scene.node) if plan.scene.reset == SERVICE else None
         self._told: bool | None = None  # by the topic of success
         if plan.success.by == TOPIC:
             station.node.create_subscription(Bool, plan.success.topic, self._keep_success, LATCHED)
-        self._span_s = (0.0, 0.0)  # of the trial, from its instruction on
+        self._span_ns = (0, 0)  # of the trial, from its instruction on
 
     def run(self) -> None:
         """Run all trials that have no result yet.
@@ -108,8 +112,8 @@ class Trials:
 
     def _attempt(self, trial: Trial) -> AbortedTrialError | None:
         """Run a trial once and record it; what it was aborted for is returned."""
-        stamp_ns = self._station.node.get_clock().now().nanoseconds
-        bag, self._span_s = "", (0.0, 0.0)
+        stamp_ns = self._station.now_ns()
+        bag, self._span_ns = "", (stamp_ns, stamp_ns)
         self._pilot.forget()
         abort: AbortedTrialError | None = None
         success: bool | None = None
@@ -166,19 +170,22 @@ class Trials:
             raise AbortedTrialError(f"the pilot does not command: {why}", final=True)
         pilot.forget()
         pilot.instruct(trial.instruction)
-        start_s = time.monotonic()
-        referee = Referee(time.monotonic_ns(), plan.time_limit_s)
-        self._operator.forget()
+        start_ns = now_ns = self._station.now_ns()
+        referee = Referee(start_ns, plan.time_limit_s)
+        asks = plan.success.by == OPERATOR
+        if asks:
+            self._operator.forget()
         judged: bool | None = None
-        while judged is None and not referee.over(self._told is True, failed=False, now_ns=time.monotonic_ns()):
+        while judged is None and not referee.over(self._told is True, failed=False, now_ns=now_ns):
             self._station.tick()
-            self._span_s = (start_s, time.monotonic())
+            now_ns = self._station.now_ns()
+            self._span_ns = (start_ns, now_ns)
             self._watch(plan.conditions[trial.condition].precision)
-            if plan.success.by == OPERATOR:
+            if asks:
                 judged = self._judged(self._operator.line())
         if not pilot.precisions:
             raise AbortedTrialError(f"the pilot sent no chunk: {self._complaints()}")
-        return self._told if plan.success.by == TOPIC else judged
+        return judged if asks else self._told
 
     def _watch(self, precision: str) -> None:
         """Abort a trial that goes wrong for another reason than its condition."""
@@ -203,10 +210,10 @@ class Trials:
         if self._pilot.enabled:
             raise AbortedTrialError("somebody else enabled the pilot between two trials", final=True)
 
-    def _stand_down(self) -> None:
+    def _stand_down(self, limit_s: float = STAND_DOWN_S) -> None:
         """Take the instruction back and keep commands in: the arm brakes and holds."""
         self._pilot.instruct("")
-        self._pilot.enable(False, STAND_DOWN_S)
+        self._pilot.enable(False, limit_s)
 
     def _ask(self, question: str, answers: Sequence[str]) -> str:
         """Wait for one of some answers."""
@@ -236,7 +243,7 @@ class Trials:
 
     def _note(self, trial: Trial, stamp_ns: int, bag: str, success: bool | None, abort: str) -> None:
         """Record what came of a trial."""
-        pilot, (start_s, end_s) = self._pilot, self._span_s
+        pilot, (start_ns, end_ns) = self._pilot, self._span_ns
         p50_ms, p95_ms = np.percentile(pilot.inference_ms, (50, 95)).round(1) if pilot.inference_ms else (None, None)
         record = Record(
             number=trial.number,
@@ -246,7 +253,7 @@ class Trials:
             seed=trial.seed,
             stamp_ns=stamp_ns,
             success=success,
-            seconds=round(end_s - start_s, 3),
+            seconds=round((end_ns - start_ns) * 1e-9, 3),
             abort=abort,
             chunks=dict(sorted(Counter(pilot.precisions).items())),
             latency_p50_ms=p50_ms,
@@ -274,9 +281,9 @@ def session(plan: TrialPlan, out: Path, log: TrialLog, operator: Operator) -> It
         if simulated:
             logs = out / "logs" / _unused(out / "logs", "session")
             logs.mkdir(parents=True)
-            station.start("vlaq_ros.ros.sim_robot_node", {}, logs / "sim_robot.log")
-            # the robot starts at the same time, and takes longer
-            given = {"robot": plan.robot, "description_timeout_s": "60.0"}
+            # in simulated time, so that a busy machine slows everything down and changes nothing
+            station.start("vlaq_ros.ros.sim_robot_node", {"publish_clock": "true"}, logs / "sim_robot.log")
+            given = {"robot": plan.robot, "use_sim_time": "true", "description_timeout_s": "60.0"}
             station.start("vlaq_ros.ros.pilot_node", given, logs / "pilot.log")
         yield Trials(plan, out, log, station, operator)
 
