@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -27,6 +28,7 @@ from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
 from vlaq_ros.policy.engine import Engine
+from vlaq_ros.ros.flight import Flight
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
@@ -513,9 +515,11 @@ def test_a_hundred_lifecycles_leave_nothing_behind(start: Start) -> None:
         made = (node.publishers, node.subscriptions, node.timers, node.services, node.clients, node.guards)
         return (threading.active_count(), *(len(list(kind)) for kind in made))
 
-    for _ in range(10):
+    for _ in range(20):
         first = cycle()
     before = resident_bytes()
-    for _ in range(90):
+    for _ in range(80):
         assert cycle() == first
-    assert resident_bytes() < before + 10e6
+    gc.collect()
+    assert not [kept for kept in gc.get_objects() if isinstance(kept, Engine | Flight)]
+    assert resident_bytes() < before + 20e6
