@@ -17,7 +17,17 @@ import numpy as np
 from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, Decision, FloatArray, Guide, JointWindow, Motion, Observation, Trajectory
+from vlaq_ros.datatypes import (
+    ActionChunk,
+    Command,
+    Decision,
+    FloatArray,
+    Guide,
+    JointWindow,
+    Motion,
+    Observation,
+    Trajectory,
+)
 from vlaq_ros.errors import RejectedChunkError
 from vlaq_ros.evaluate.referee import Referee
 from vlaq_ros.evaluate.statistics import wilson95
@@ -113,6 +123,16 @@ def own(request: Request) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Takeover:
+    """A command replaced what ran before."""
+
+    time_ns: int  # simulated
+    observed: FloatArray  # [J] rad (m), the joints in the observation
+    chunk: ActionChunk
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How an episode ended."""
 
@@ -122,9 +142,10 @@ class Outcome:
     precisions: tuple[str, ...]  # of its C chunks
     times_s: FloatArray = field(compare=False)  # [C] of their observations, since the episode began
     sensitivities: FloatArray = field(compare=False)  # [C] S then; nan where the motion was unknown
-    joints: FloatArray = field(compare=False)  # [K, J] rad (m), one row each monitor period
+    joints: FloatArray = field(compare=False)  # [K, J] rad (m), a row each monitor period; the first, one after time 0
     rejections: int = 0  # chunks that the pilot refused; the arm braked instead
     observations: tuple[Observation, ...] = field(default=(), compare=False, repr=False)  # of its chunks, where kept
+    takeovers: tuple[Takeover, ...] = field(default=(), compare=False, repr=False)  # where kept
 
 
 def play(
@@ -136,6 +157,7 @@ def play(
     latency_s: float,
     limit_s: float,
     keep_observations: bool = False,
+    keep_takeovers: bool = False,
     switching: Switching = own,
     thresholds: Sequence[float] | None = None,
 ) -> Iterator[Outcome]:
@@ -149,6 +171,7 @@ def play(
         latency_s: from an observation to the arrival of its command, rounded up to whole monitor periods.
         limit_s: simulated time that an episode may take.
         keep_observations: let outcomes hold what the policy saw.
+        keep_takeovers: let outcomes hold what it answered, and the commands made of that.
         switching: sees every request; when to ask stays with the pilot, whose own decision a replan follows.
         thresholds: of S, finest precision first, in place of the policy's own.
 
@@ -186,6 +209,7 @@ def play(
             latency_s=latency_s,
             limit_s=limit_s,
             keep_observations=keep_observations,
+            keep_takeovers=keep_takeovers,
         )
         for seed, instruction in episodes
     ]
@@ -236,6 +260,7 @@ class _Episode:
         latency_s: float,
         limit_s: float,
         keep_observations: bool,
+        keep_takeovers: bool,
     ) -> None:
         sim.reset(seed, instruction)
         self.sim = sim
@@ -251,6 +276,8 @@ class _Episode:
         self._chunks: list[tuple[str, float, float]] = []  # precision, time and S of each
         self._keep_observations = keep_observations
         self._observations: list[Observation] = []
+        self._keep_takeovers = keep_takeovers
+        self._takeovers: list[Takeover] = []
         self._samples = 2 + round(pilot.span_s / period_s)  # that the monitor needs
         self._history: list[tuple[int, FloatArray, FloatArray]] = []
         for _ in range(self._samples):  # the arm stands until its motion is known
@@ -282,6 +309,7 @@ class _Episode:
             joints=joints,
             rejections=self._rejections,
             observations=tuple(self._observations),
+            takeovers=tuple(self._takeovers),
         )
 
     def request(self) -> Request:
@@ -332,14 +360,16 @@ class _Episode:
 
     def _answer(self, request: Request, chunk: ActionChunk) -> Trajectory:
         """Let an answer take over, or the arm brake if it is refused."""
-        now_ns, guided = self.sim.time_ns, request.guide is not None
+        now_ns, observation = self.sim.time_ns, request.observation
+        inference_s, guided = self._latency_ns * 1e-9, request.guide is not None
         try:
-            return self.pilot.command(
-                request.observation, request.decision, chunk, now_ns, self._latency_ns * 1e-9, guided=guided
-            ).trajectory
+            command = self.pilot.command(observation, request.decision, chunk, now_ns, inference_s, guided=guided)
         except RejectedChunkError:
             self._rejections += 1
             return self.pilot.hold(self._window(), now_ns)
+        if self._keep_takeovers:
+            self._takeovers.append(Takeover(now_ns, observation.joint_positions, chunk, command))
+        return command.trajectory
 
     def _joint_state(self) -> tuple[FloatArray, FloatArray]:
         positions, velocities = self.sim.joint_state()
