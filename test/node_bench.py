@@ -70,6 +70,8 @@ class Robot(Node):
         self.time_ns = time_ns
         self.commands: list[Trajectory] = []
         self.commanded_s = 0.0
+        self._rest = HOME
+        self._motion: Trajectory | None = None
         self.diagnostics: dict[str, DiagnosticStatus] = {}
         self._images = {
             name: self.create_publisher(Image, f"camera/{name}/image_raw", qos_profile_sensor_data)
@@ -101,7 +103,11 @@ class Robot(Node):
 
     def positions(self) -> FloatArray:
         """Where it is now."""
-        return sample(self.commands[-1], self.now_ns())[0] if self.commands and self.follows else HOME
+        return self._rest if self._motion is None else sample(self._motion, self.now_ns())[0]
+
+    def put(self, positions: FloatArray) -> None:
+        """Be somewhere else at once, at rest."""
+        self._rest, self._motion = positions, None
 
     def now_ns(self) -> int:
         """The time that it stamps with."""
@@ -109,6 +115,8 @@ class Robot(Node):
 
     def _follow(self, message: JointTrajectory) -> None:
         self.commands.append(messages.trajectory(message))
+        if self.follows:
+            self._motion = self.commands[-1]
         self.commanded_s = time.monotonic()
 
     def _diagnose(self, message: DiagnosticArray) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,18 @@ import numpy as np
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticStatus
-from node_bench import PATIENCE_S, SECOND, SUCCESS, TASK, Bench, Robot, at_rest_at_the_end, initialised, robot_file
+from node_bench import (
+    HOME,
+    PATIENCE_S,
+    SECOND,
+    SUCCESS,
+    TASK,
+    Bench,
+    Robot,
+    at_rest_at_the_end,
+    initialised,
+    robot_file,
+)
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, String
@@ -26,7 +39,7 @@ from within import excess
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
+from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation, Trajectory
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.ros.flight import Flight
 from vlaq_ros.ros.qos import LATCHED
@@ -99,6 +112,17 @@ def stands_still(bench: Bench) -> None:
     assert all(at_rest_at_the_end(command) for command in bench.robot.commands[-1:])
 
 
+def begin_ns(command: Trajectory) -> int:
+    return command.stamp_ns + int(command.times_ns[0])
+
+
+def continuous(commands: list[Trajectory]) -> None:
+    """Every command begins as the one before it moves: in position, velocity and acceleration."""
+    for running, command in pairwise(commands):
+        for new, old in zip(sample(command, begin_ns(command)), sample(running, begin_ns(command)), strict=True):
+            np.testing.assert_allclose(new, old, atol=1e-6)
+
+
 # ---- inputs
 
 
@@ -160,6 +184,44 @@ def test_joint_states_with_nan_stop_commands_until_they_are_numbers_again(start:
     goes_on(bench)
 
 
+def test_joint_states_that_jump_brake_the_arm_and_no_command_believes_them(start: Start) -> None:
+    bench = start()
+    bench.flying()
+    count = itertools.count()
+
+    def glitch(state: JointState) -> JointState:
+        state.position[1] += 0.8 if next(count) % 70 == 0 else 0.0
+        return state
+
+    bench.robot.spoil_joints = glitch
+    bench.wait(lambda: jumps(bench) >= 4, "jumps are counted")
+    bench.robot.spoil_joints = lambda state: state
+    goes_on(bench)
+    continuous(bench.robot.commands)
+    bench.wait_for_health("joint states", DiagnosticStatus.OK, "fresh")
+
+
+def test_an_arm_that_was_put_elsewhere_is_taken_where_it_is(start: Start) -> None:
+    bench = start()
+    bench.flying()
+    elsewhere = HOME + 0.6 * np.eye(8)[1]
+    bench.robot.put(elsewhere)
+    bench.robot.follows = False
+    count = len(bench.robot.commands)
+    bench.wait(lambda: jumps(bench), "the jump is counted")
+    bench.wait(
+        lambda: any(np.allclose(command.positions[0, :-1], elsewhere[:-1]) for command in bench.robot.commands[count:]),
+        "a command from there",
+    )
+    bench.robot.follows = True
+    goes_on(bench)
+
+
+def jumps(bench: Bench) -> int:
+    status = bench.robot.diagnostics.get("pilot: joint states", DiagnosticStatus())
+    return sum(int(item.value) for item in status.values if item.key == "jumps")
+
+
 # ---- policy
 
 
@@ -170,11 +232,9 @@ def test_a_policy_of_400_ms_keeps_the_arm_moving_without_a_jump(start: Start, po
     goes_on(bench, 2)
     first = len(bench.robot.commands) - 1
     goes_on(bench, 4)
-    for running, command in zip(bench.robot.commands[first:], bench.robot.commands[first + 1 :], strict=False):
-        begins_ns = command.stamp_ns + int(command.times_ns[0])
-        assert begins_ns < running.stamp_ns + running.times_ns[-1], "the arm still moves"
-        for new, old in zip(sample(command, begins_ns), sample(running, begins_ns), strict=True):
-            np.testing.assert_allclose(new, old, atol=1e-6)
+    continuous(bench.robot.commands)
+    for running, command in pairwise(bench.robot.commands[first:]):
+        assert begin_ns(command) < running.stamp_ns + running.times_ns[-1], "the arm still moves"
 
 
 def test_a_policy_of_3_s_lets_the_arm_rest_and_its_late_answer_is_dropped(start: Start, policy: Policy) -> None:
@@ -255,7 +315,9 @@ def test_a_policy_that_wants_everything_at_once_is_held_to_every_limit(start: St
         assert excess(command, kinematics, robot) == {}
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a kernel failed")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("a kernel failed")], ids=["memory", "kernel"]
+)
 def test_a_precision_that_fails_is_lost_and_the_finest_that_works_takes_its_place(
     start: Start, policy: Policy, error: Exception
 ) -> None:
@@ -357,8 +419,7 @@ def brakes(bench: Bench, count: int) -> None:
     stands_still(bench)
     running, brake = bench.robot.commands[-2:]
     assert brake.times_ns[-1] < 0.8 * SECOND < running.times_ns[-1]
-    for new, old in zip(sample(brake, brake.stamp_ns), sample(running, brake.stamp_ns), strict=True):
-        np.testing.assert_allclose(new, old, atol=1e-6)
+    continuous([running, brake])
 
 
 def test_the_arm_is_not_commanded_before_it_is_enabled(start: Start) -> None:

@@ -126,7 +126,9 @@ def cell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_bundle: Path) -> 
     made.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGSEGV], ids=lambda number: number.name
+)
 def test_however_the_pilot_ends_the_arm_comes_to_rest_within_its_limits(cell: Cell, number: signal.Signals) -> None:
     cell.robot()
     pilot = cell.pilot()
