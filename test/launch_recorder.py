@@ -48,17 +48,25 @@ class DeclareLaunchArgument:
 
 
 @dataclass(frozen=True)
+class SetEnvironmentVariable:
+    name: str
+    value: object
+
+
+@dataclass(frozen=True)
 class Node:
     package: str
     executable: str
     namespace: object = ""
     parameters: Sequence[object] = field(default_factory=list)
+    remappings: Sequence[tuple[object, object]] = field(default_factory=list)
+    ros_arguments: Sequence[object] = field(default_factory=list)
     output: str = "log"
 
 
 @dataclass(frozen=True)
 class LaunchDescription:
-    entities: Sequence[DeclareLaunchArgument | Node]
+    entities: Sequence[DeclareLaunchArgument | SetEnvironmentVariable | Node]
 
     @property
     def declared(self) -> list[DeclareLaunchArgument]:
@@ -70,11 +78,8 @@ class LaunchDescription:
 
     def ros_arguments(self, node: Node, share: Path, **given: str) -> list[str]:
         """What follows the executable on its command line, with launch arguments as the user gave them."""
-        arguments: dict[str, str] = {}
-        for argument in self.declared:
-            arguments[argument.name] = given.pop(argument.name, perform(argument.default_value, {}, share))
-        assert not given, f"not declared: {given}"
-        words = ["--ros-args"]
+        arguments = self._arguments(share, given)
+        words = ["--ros-args", *(perform(word, arguments, share) for word in node.ros_arguments)]
         if namespace := perform(node.namespace, arguments, share):
             words += ["-r", f"__ns:=/{namespace}"]
         for parameters in node.parameters:
@@ -83,7 +88,20 @@ class LaunchDescription:
                 words += [word for name, value in values.items() for word in ("-p", f"{name}:={value}")]
             else:
                 words += ["--params-file", perform(parameters, arguments, share)]
+        for names in node.remappings:
+            words += ["-r", ":=".join(perform(name, arguments, share) for name in names)]
         return words
+
+    def environment(self, share: Path, **given: str) -> dict[str, str]:
+        """Variables that are set for the nodes."""
+        arguments = self._arguments(share, given)
+        settings = [entity for entity in self.entities if isinstance(entity, SetEnvironmentVariable)]
+        return {setting.name: perform(setting.value, arguments, share) for setting in settings}
+
+    def _arguments(self, share: Path, given: Mapping[str, str]) -> dict[str, str]:
+        defaults = {argument.name: perform(argument.default_value, {}, share) for argument in self.declared}
+        assert given.keys() <= defaults.keys(), f"not declared: {given.keys() - defaults.keys()}"
+        return {**defaults, **given}
 
 
 def perform(value: object, arguments: Mapping[str, str], share: Path) -> str:
@@ -97,7 +115,7 @@ def record(file: Path) -> LaunchDescription:
     """Execute a launch file; a name that is not recorded is an ImportError."""
     names = {
         "launch": [LaunchDescription],
-        "launch.actions": [DeclareLaunchArgument],
+        "launch.actions": [DeclareLaunchArgument, SetEnvironmentVariable],
         "launch.substitutions": [LaunchConfiguration, PathJoinSubstitution],
         "launch_ros": [],
         "launch_ros.actions": [Node],
