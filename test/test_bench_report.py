@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from vlaq_ros.bench.report import BEGIN, END, geometric_mean, last_line, rewrite, tables
+from vlaq_ros.bench.report import geometric_mean, last_line, markers, rewrite, tables
 from vlaq_ros.errors import PageMarkersError
 
+BEGIN, END = markers("bench")
 PAGE = f"# Speed\n\nWhy.\n\n{BEGIN}\nold\n{END}\n\nWhat falls short.\n"
 
 
@@ -82,15 +83,15 @@ def test_the_last_line_has_the_agreed_shape() -> None:
 
 
 def test_only_what_lies_between_the_markers_is_rewritten() -> None:
-    once = rewrite(Path("page.md"), PAGE, "new")
+    once = rewrite(Path("page.md"), PAGE, "new", "bench")
     assert once == PAGE.replace("old", "new")
-    assert rewrite(Path("page.md"), once, "new") == once
+    assert rewrite(Path("page.md"), once, "new", "bench") == once
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}\n{BEGIN}\n"])
 def test_a_page_without_its_markers_is_refused(text: str) -> None:
     with pytest.raises(PageMarkersError) as caught:
-        rewrite(Path("page.md"), text, "new")
+        rewrite(Path("page.md"), text, "new", "bench")
     assert str(caught.value) == (
         "page 'page.md' lacks the lines '<!-- vlaq bench: from here -->' and '<!-- vlaq bench: to here -->', in this "
         "order; add them where the tables belong"

@@ -11,7 +11,6 @@ import numpy as np
 
 from vlaq_ros.errors import PageMarkersError
 
-BEGIN, END = "<!-- vlaq bench: from here -->", "<!-- vlaq bench: to here -->"
 _LARGE = 1024  # features from which the targets count a layer
 _PARITY = 0.95  # that the lower bound of a ratio to the best installable path must reach
 _SEEN = 0.005  # shares of time below are not told
@@ -37,16 +36,22 @@ def last_line(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rewrite(page: Path, text: str, tables: str) -> str:
-    """Put the tables between the markers in the text of a page.
+def markers(command: str) -> tuple[str, str]:
+    """Name the lines of a page between which a command writes."""
+    return f"<!-- vlaq {command}: from here -->", f"<!-- vlaq {command}: to here -->"
+
+
+def rewrite(page: Path, text: str, tables: str, command: str) -> str:
+    """Put the tables of a command between its markers in the text of a page.
 
     Raises:
         PageMarkersError: a marker is missing, or they are out of order.
     """
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    first, last = markers(command)
+    head, begin, rest = text.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise PageMarkersError(page, BEGIN, END)
+        raise PageMarkersError(page, first, last)
     return f"{head}{begin}\n{tables}\n{end}{tail}"
 
 

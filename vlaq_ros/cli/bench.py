@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise NoGpuError
     page = arguments.page
     if page:
-        report.rewrite(page, page.read_text(encoding="utf-8") if page.is_file() else "", "")  # fails now, if at all
+        report.rewrite(
+            page, page.read_text(encoding="utf-8") if page.is_file() else "", "", "bench"
+        )  # fails now, if at all
     model = resolve("tabletop_pi0_calibrated", "models")
     threads = arguments.threads or ([1] if arguments.quick else [1, 2])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if page:
         documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(arguments.out.glob("*.json"))]
-        text = report.rewrite(page, page.read_text(encoding="utf-8"), report.tables(documents))
+        text = report.rewrite(page, page.read_text(encoding="utf-8"), report.tables(documents), "bench")
         page.write_text(text, encoding="utf-8")
     print(json.dumps(report.last_line(document)))
     return 0

@@ -7,6 +7,7 @@ Commands:
   quantize  make a bundle of a checkpoint: packed codes that every precision is read from
   calibrate make a bundle that keeps a budget, by what observations say of every channel
   inspect   what a model directory holds, and the bytes that it takes
+  seams     what happens where one chunk takes over from another, at which latency
   study     methods, widths and switching rules held against each other, in closed loop
   trial     trials on a robot, in random order and in pairs, and their record
   doctor    what is missing on this machine, and of a robot's topics
@@ -29,7 +30,19 @@ from vlaq_ros import __version__
 from vlaq_ros.errors import MissingDependencyError, VlaqError
 
 # vlaq_ros/cli/NAME.py, with configure(parser) and run(arguments)
-COMMANDS = ("demo", "rollout", "train", "quantize", "calibrate", "inspect", "study", "bench", "trial", "doctor")
+COMMANDS = (
+    "demo",
+    "rollout",
+    "train",
+    "quantize",
+    "calibrate",
+    "inspect",
+    "seams",
+    "study",
+    "bench",
+    "trial",
+    "doctor",
+)
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it
 
 

@@ -34,7 +34,7 @@ BEFORE = (OFFSETS >= -15) & (OFFSETS < -3)  # as long, and no third difference i
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """S seams and the motion around them at `OFFSETS` [N], of the arm joint that has most; nan where it is not known."""
+    """S seams, and the motion around them at `OFFSETS` [N]: of the arm joint that has most, nan where unknown."""
 
     disagreement_rad: FloatArray  # [S, N] of what the chunk asks for from what ran, before any limit; from the seam on
     speed_jump_rad_s: FloatArray  # [S] of the velocity that the chunk asks for from the one that ran
@@ -100,9 +100,23 @@ def engine(model: Path, precision: str) -> Answering:
 
 
 def fly(
-    model: Path, cells: Sequence[Cell], episodes: Sequence[tuple[int, str]], *, limit_s: float, jobs: int
+    model: Path,
+    cells: Sequence[Cell],
+    episodes: Sequence[tuple[int, str]],
+    *,
+    limit_s: float,
+    jobs: int,
+    report: Callable[[int], None],
 ) -> Iterator[tuple[Cell, Flown]]:
-    """Fly all cells in `jobs` processes; a part of a cell comes when it is done.
+    """Fly all cells in `jobs` processes; each comes when its last episode has ended.
+
+    Args:
+        model: directory of the policy.
+        cells: to fly.
+        episodes: a seed and an instruction each.
+        limit_s: simulated time that an episode may take.
+        jobs: how many processes.
+        report: called with the number of episodes that have ended since the last call.
 
     Raises:
         VlaqError: the policy cannot be used.
@@ -111,8 +125,13 @@ def fly(
     pool = workers(jobs)
     try:
         running = {pool.submit(_fly, model, cell, part, limit_s): cell for cell in cells for part in parts}
+        flown: dict[Cell, list[Flown]] = {cell: [] for cell in cells}
         for done in as_completed(running):
-            yield running[done], done.result()
+            cell = running[done]
+            flown[cell].append(done.result())
+            report(len(flown[cell][-1].successes))
+            if len(flown[cell]) == len(parts):
+                yield cell, Flown.joined(flown.pop(cell))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,0 +1,168 @@
+"""What flights say of their seams: as rows that are kept, as tables of a page, as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from vlaq_ros.datatypes import FloatArray
+from vlaq_ros.evaluate.report import PALETTE
+from vlaq_ros.evaluate.seams import AFTER, BEFORE, NEAR, OFFSETS, PERIOD_S, Cell, Flown
+from vlaq_ros.evaluate.statistics import mcnemar, wilson95
+
+_SHOWN = {  # of the motion around a seam: name, factor and unit on paper
+    "disagreement_rad": ("disagreement", 1e3, "mrad"),
+    "speed_rad_s": ("speed", 1.0, "rad/s"),
+    "acceleration_rad_s2": ("acceleration", 1.0, "rad/s²"),
+    "jerk_rad_s3": ("jerk", 1.0, "rad/s³"),
+}
+_RATES = tuple(_SHOWN)[1:]
+_COLOURS = {"naive": PALETTE[1], "blended": PALETTE[3], "guided": PALETTE[0]}
+_HEADS = (
+    "latency",
+    "seams",
+    "success (95 %)",
+    "p against the first",
+    "jump, mrad",
+    "within 0.2 s, mrad",
+    "jump of speed, rad/s",
+    "speed, rad/s",
+    "acceleration, rad/s²",
+    "jerk, rad/s³",
+)
+
+Row = Mapping[str, Any]
+
+
+def row(cell: Cell, flown: Flown) -> dict[str, Any]:
+    """Sum up a cell in numbers that JSON holds."""
+    seams = flown.seams
+    around = {name: np.abs(getattr(seams, name)) for name in _SHOWN}
+    failed = sorted(seed for seed, success in flown.successes.items() if not success)
+    n = len(flown.successes)
+    return {
+        "name": cell.name,
+        "precision": cell.precision,
+        "latency_s": cell.latency_s,
+        "first_seed": min(flown.successes),
+        "n": n,
+        "failed": failed,
+        "wilson95": [round(bound, 4) for bound in wilson95(n - len(failed), n)],
+        "rejections": flown.rejections,
+        "seams": len(seams.speed_jump_rad_s),
+        "jump_rad": _spread(around["disagreement_rad"][:, OFFSETS == 0][:, 0]),
+        "near_rad": _spread(_peak(around["disagreement_rad"], NEAR)),
+        "speed_jump_rad_s": _spread(seams.speed_jump_rad_s),
+        "after": {name: _spread(_peak(around[name], AFTER)) for name in _RATES},
+        "before": {name: _spread(_peak(around[name], BEFORE)) for name in _RATES},
+        "around": {name: [_spread(column) for column in values.T] for name, values in around.items()},
+    }
+
+
+def key(row: Row) -> tuple[object, ...]:
+    """Tell cells apart."""
+    return row["precision"], row["latency_s"], row["name"]
+
+
+def last_line(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Give what the last line of `vlaq seams` says: all rows, without the curves of the figure."""
+    return [{key: value for key, value in row.items() if key != "around"} for row in rows]
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Lay out success, disagreement and executed motion, one row for each latency and kind of seam."""
+    quantized = [row for row in rows if row["precision"] != "full"]
+    full = [row for row in rows if row["precision"] == "full"]
+    parts = []
+    for title, chosen in (
+        ("Naive, blended, guided", quantized),
+        ("What the whole Jacobian would change", full),
+    ):
+        if chosen:
+            parts += [f"## {title}", "", *_table(chosen), ""]
+    return "\n".join(parts).rstrip()
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw the motion around seams at every latency: medians as lines, 95th percentiles dashed."""
+    shown = [row for row in rows if row["name"] in _COLOURS and row["precision"] != "full"]
+    latencies = sorted({row["latency_s"] for row in shown})
+    times_s = OFFSETS * PERIOD_S
+    figure = Figure(figsize=(3.1 * len(latencies), 9.0), layout="constrained", facecolor="white")
+    grid = figure.subplots(len(_SHOWN), len(latencies), squeeze=False, sharex=True, sharey="row")
+    for line, (name, (title, factor, unit)) in zip(grid, _SHOWN.items(), strict=True):
+        line[0].set_ylabel(f"{title} [{unit}]")
+        for axes, latency_s in zip(line, latencies, strict=True):
+            axes.axvline(0, color="0.6", linewidth=0.8)
+            axes.spines[["top", "right"]].set_visible(False)
+            for chosen in (row for row in shown if row["latency_s"] == latency_s):
+                colour = _COLOURS[chosen["name"]]
+                median, high = np.array(chosen["around"][name], dtype=float).T * factor
+                axes.plot(times_s, median, color=colour, linewidth=1.6, label=chosen["name"])
+                axes.plot(times_s, high, color=colour, linewidth=0.9, linestyle="--")
+    for axes, latency_s in zip(grid[0], latencies, strict=True):
+        axes.set_title(f"latency {latency_s * 1e3:g} ms")
+    for axes in grid[-1]:
+        axes.set_xlabel("time from the seam [s]")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    with rc_context({"svg.hashsalt": "vlaq_ros"}):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _table(rows: Sequence[Row]) -> list[str]:
+    lines = [f"| {' | '.join(_HEADS)} |", f"|{'---|' * len(_HEADS)}"]
+    for latency_s in sorted({row["latency_s"] for row in rows}):
+        alike = [row for row in rows if row["latency_s"] == latency_s]
+        for one in alike:
+            successes = one["n"] - len(one["failed"])
+            low, high = one["wilson95"]
+            cells = [
+                f"{latency_s * 1e3:g} ms",
+                one["name"],
+                f"{successes} of {one['n']} ({low:.0%} to {high:.0%})",
+                "" if one is alike[0] else f"{_p_value(alike[0], one):.2g}",
+                _said(one["jump_rad"], 1e3),
+                _said(one["near_rad"], 1e3),
+                _said(one["speed_jump_rad_s"], 1.0),
+                *(f"{_said(one['after'][name], 1.0)} ({_ratio(one, name):.2f})" for name in _RATES),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _p_value(first: Row, other: Row) -> float:
+    """Exact McNemar on the seeds that both flew."""
+    shared = min(first["n"], other["n"])
+    seeds = range(first["first_seed"], first["first_seed"] + shared)
+    a, b = (np.array([seed not in set(row["failed"]) for seed in seeds]) for row in (first, other))
+    return mcnemar(a, b).p_value
+
+
+def _ratio(row: Row, name: str) -> float:
+    """The median peak after a seam over the one before."""
+    return float(row["after"][name][0] / row["before"][name][0])
+
+
+def _said(spread: Sequence[float], factor: float) -> str:
+    median, high = (value * factor for value in spread)
+    return f"{median:.3g} / {high:.3g}"
+
+
+def _peak(values: FloatArray, columns: FloatArray) -> FloatArray:
+    """The largest of some columns; nan where one is not known."""
+    peak: FloatArray = values[:, columns].max(axis=1)
+    return peak
+
+
+def _spread(values: FloatArray) -> list[float | None]:
+    """Median and 95th percentile of what is known, to 4 digits."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return [None, None]
+    return [float(f"{np.percentile(known, rank):.4g}") for rank in (50, 95)]
