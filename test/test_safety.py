@@ -189,7 +189,7 @@ def test_no_motion_that_a_general_solver_finds_is_nearer(tmp_path: Path) -> None
     rows = np.vstack(
         [
             response(wanted_s, 3),
-            safety._SMOOTHING * unit_s**3 * jerk,
+            safety._SMOOTHING * unit_s**3 * np.sqrt(steps_s / unit_s)[:, None] * jerk,
             safety._BRAKING * unit_s * velocities[knots_s > wanted_s[-1]],
         ]
     )
@@ -286,36 +286,6 @@ def test_a_stop_holds_the_limits_and_continues_the_running_motion(seed: int, rea
     assert_within(motion, LIMITS)
     assert_continues(motion, running, now_ns)
     assert_rests(motion)
-
-
-@pytest.mark.parametrize("speed", [0.2, 1.0, 2.0])
-def test_a_stop_is_hardly_longer_than_the_shortest_that_there_is(tmp_path: Path, speed: float) -> None:
-    """Distance of the time-optimal stop: v^2 / 2A + v A / 2J, or v^(3/2) / J^(1/2) where A is not reached."""
-    acceleration, jerk = 5.0, 100.0
-    held, _ = limited(tmp_path, acceleration, jerk)
-    motion = held.stop(moving(HOME, np.full(8, speed)), NOW_NS)
-    reached = speed >= acceleration**2 / jerk
-    shortest = speed**2 / 2 / acceleration + speed * acceleration / 2 / jerk if reached else speed**1.5 / jerk**0.5
-    distance = motion.positions[-1] - motion.positions[0]
-    np.testing.assert_array_compare(np.less_equal, shortest, distance)
-    np.testing.assert_array_compare(np.less_equal, distance, 1.06 * shortest)
-
-
-@given(seeds)
-def test_a_stop_from_any_state_only_turns_back_where_it_must(seed: int) -> None:
-    """A brake that is too hard already ends with a turn; any other stop never changes its direction."""
-    rng = np.random.default_rng(seed)
-    velocity, acceleration = (rng.uniform(-1, 1, 8) * rates for rates in (LIMITS.velocities, LIMITS.accelerations))
-    running = replace(moving(HOME, velocity), accelerations=np.tile(acceleration, (2, 1)))
-    motion = FREE.stop(running, NOW_NS)
-    assert_continues(motion, running, NOW_NS)
-    assert_rests(motion)
-    assert np.all(np.abs(jerks(motion)) <= LIMITS.jerks)
-    _, velocities, accelerations = dense(motion)
-    assert np.all(np.abs(accelerations) <= LIMITS.accelerations)
-    relaxed = velocity + np.sign(acceleration) * acceleration**2 / 2 / LIMITS.jerks
-    onwards = velocity * np.sign(relaxed) > 0.05 * LIMITS.velocities
-    assert np.all((velocities * np.sign(relaxed))[:, onwards] >= -1e-9)
 
 
 def test_a_stop_of_an_arm_at_rest_keeps_it_there() -> None:

@@ -13,13 +13,13 @@ from typing import Self
 
 import daqp
 import numpy as np
-from scipy.integrate import cumulative_trapezoid, trapezoid
-from scipy.interpolate import BSpline
 
 from vlaq_ros.config import RobotConfig
+from vlaq_ros.control.braking import SHORTEST_S, brake, braking_s
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import FloatArray, IntArray, Trajectory, Violations
+from vlaq_ros.control.splines import Splines
+from vlaq_ros.datatypes import FloatArray, Trajectory, Violations
 from vlaq_ros.errors import (
     ActionStepError,
     FirstActionError,
@@ -31,17 +31,14 @@ from vlaq_ros.errors import (
 # Knots lie at multiples of this on the clock of the stamps: those of the running motion are the new motion's too, so
 # that to go on with what runs is always among the motions that are chosen from.
 _KNOT_NS = 50_000_000
-_KNOT_S = _KNOT_NS * 1e-9
 _SHORTEST_NS = 10_000  # below, the accelerations of an interval would be rounding errors
-_SHORTEST_REST_S = 0.1  # so that the end of a motion still lies ahead when the controller receives it
 _MARGIN = 0.01  # of velocity, acceleration and jerk: limits hold to the solver's tolerance
 _MARGIN_RAD = 1e-5  # of position (m for a prismatic joint), likewise
 _MARGIN_M = 2e-3  # of the workspace, whose sides the tool may cross between two of the checked points
 _SMOOTHING = 0.1  # weight of the jerk, in rad per knot^3, against the distance, in rad
 _BRAKING = 0.1  # weight of the velocity after the last target, in rad per knot
-_STOP_STEPS = 40
-_BISECTIONS = 60
 _TOLERANCE = 1e-9  # of limits, in rad per knot
+_STEERED = 1e-6  # rows with less of every free control point are decided by the state at the start, or zero
 _HELD = 1e-4  # a limit holds a motion back where it does so by about this much, rad
 
 
@@ -85,71 +82,6 @@ class JointLimits:
             if not np.isfinite(velocity):
                 raise UnlimitedJointError(name, "velocity", "not given", "a number above 0")
         return limits
-
-
-class _Splines:
-    """Motions of a joint that leave a given state at the first knot and rest at the last.
-
-    Twice differentiable cubic splines in the B-spline basis (de Boor, A Practical Guide to Splines, 1978), in which a
-    least-squares fit is well conditioned. Velocities and higher are per `unit_s`, not per second.
-
-    Args:
-        times_ns: of the knots, from 0 on.
-
-    Attributes:
-        position, velocity, acceleration: of the N control points [K, N], at the knots.
-        jerk: of the control points [K - 1, N], between the knots.
-        rows: [M, N] of the control points, the `hull` of the basis.
-        quantity: [M] what a row of a hull is of: 0 position, 1 velocity, 2 acceleration, 3 jerk.
-        interval: [M] the interval that a row of a hull belongs to.
-    """
-
-    def __init__(self, times_ns: IntArray) -> None:
-        self.times_ns = times_ns
-        self.unit_s = float(times_ns[-1] - times_ns[-2]) * 1e-9
-        knots = times_ns * 1e-9 / self.unit_s
-        steps = np.diff(knots)
-        clamped = np.concatenate([knots[:1].repeat(3), knots, knots[-1:].repeat(3)])
-        self._basis = BSpline(clamped, np.eye(len(knots) + 2), 3)
-        self.position, self.velocity, self.acceleration = (self._basis(knots, order) for order in range(3))
-        self.jerk = np.diff(self.acceleration, axis=0) / steps[:, None]
-        self._steps = steps
-
-        self.rows = self.hull(self.position, self.velocity, self.acceleration)
-        every = np.arange(len(steps))
-        self.quantity = np.repeat(np.arange(4), [3 * len(steps) - 2, 2 * len(steps) - 2, len(steps) - 1, len(steps)])
-        self.interval = np.concatenate([every, *[every[1:]] * 5, every])
-
-    def hull(self, position: FloatArray, velocity: FloatArray, acceleration: FloatArray) -> FloatArray:
-        """Bound motions between the knots, too, by the control points of every interval's polynomials.
-
-        Those of the first interval that the state at the start decides are left out.
-
-        Takes positions, velocities and accelerations [K, C] at the knots and returns [M, C], as `quantity` says; all
-        per `unit_s`.
-        """
-        p, v, a = position[1:-1], velocity[1:-1], acceleration[1:-1]
-        third = self._steps[1:, None] / 3
-        jerk = np.diff(acceleration, axis=0) / self._steps[:, None]
-        middles = p + third * v, p + third * (2 * v + 1.5 * third * a)
-        return np.vstack([position[1:], *middles, v, v + 1.5 * third * a, a, jerk])
-
-    def at(self, elapsed_ns: IntArray) -> FloatArray:
-        """Positions [M, N] of the control points at times after the first knot."""
-        positions: FloatArray = self._basis(elapsed_ns * 1e-9 / self.unit_s)
-        return positions
-
-    def start(self, state: FloatArray) -> FloatArray:
-        """Return the first three control points [3, J], which the state [3, J] at the start decides."""
-        position, velocity, acceleration = state * self.unit_s ** np.arange(3)[:, None]
-        first, second = self._steps[:2]
-        near = position + velocity * first / 3
-        return np.stack([position, near, near + (velocity + acceleration * first / 2) * (first + second) / 3])
-
-    @staticmethod
-    def free(values: FloatArray) -> FloatArray:
-        """Sum the columns [M, N] of control points to those that are free [M, N - 5]: the last three are one."""
-        return np.column_stack([values[:, 3:-3], values[:, -3:].sum(axis=1)])
 
 
 class Safety:
@@ -246,61 +178,32 @@ class Safety:
     def stop(self, running: Trajectory, now_ns: int) -> Trajectory:
         """Brake as hard as the acceleration and jerk limits allow, and stay there.
 
-        Each joint's acceleration falls as fast as it may, stays, and rises as fast as it may, to end with the velocity;
-        steps of constant jerk are the same for all joints. There is no shorter way to rest, so that a position limit
-        is crossed only where the arm cannot stop before it.
+        There is no shorter way to rest: a position limit is crossed only where the arm cannot stop before it.
 
         Args:
             running: what is commanded until then.
             now_ns: when to begin.
         """
-        position, velocity, acceleration = sample(running, now_ns)
-        most = np.maximum(self._limits.accelerations, np.abs(acceleration))
-        step_ns = int(np.ceil(self._brake_s(velocity) / (_STOP_STEPS - 4) * 1e9))
-        step_s = step_ns * 1e-9
-        change = self._limits.jerks * step_s  # of the acceleration, in a step
-        steps = np.arange(_STOP_STEPS + 1)[:, None]
-
-        relaxing = np.sign(acceleration) * np.maximum(np.abs(acceleration) - change * steps, 0)
-        against = np.where(velocity + trapezoid(relaxing, dx=step_s, axis=0) < 0, -1.0, 1.0)  # that way, once relaxed
-        falling = np.maximum(against * acceleration - change * steps, -most)
-
-        def braking(end: FloatArray) -> FloatArray:
-            """Accelerations [K, J] that are back at 0 after `end` [J] steps."""
-            return np.maximum(falling, -change * np.maximum(end - steps, 0))
-
-        early, late = np.maximum(-against * acceleration / change, 0), np.full_like(velocity, _STOP_STEPS)
-        for _ in range(_BISECTIONS):
-            end = (early + late) / 2
-            moving = against * velocity + trapezoid(braking(end), dx=step_s, axis=0) > 0
-            early, late = np.where(moving, end, early), np.where(moving, late, end)
-        accelerations = against * braking(late)
-        velocities = velocity + cumulative_trapezoid(accelerations, dx=step_s, axis=0, initial=0)
-        way = velocities[:-1] * step_s + (2 * accelerations[:-1] + accelerations[1:]) * step_s**2 / 6
-        positions = position + np.vstack([np.zeros_like(position), np.cumsum(way, axis=0)])
-        velocities[-1] = 0  # exactly
-        times_ns = step_ns * np.arange(_STOP_STEPS + 1)
-        return Trajectory(now_ns, running.joint_names, times_ns, positions, velocities, accelerations)
-
-    def _brake_s(self, velocities: FloatArray) -> float:
-        """Time that suffices to stop every joint from the velocities [J], whatever their accelerations."""
         limits = self._limits
-        ramps_s = 2.5 * limits.accelerations / limits.jerks
-        return max(float((np.abs(velocities) / limits.accelerations + ramps_s).max()), _SHORTEST_REST_S)
+        step_s, motion = brake(np.stack(sample(running, now_ns)), limits.accelerations, limits.jerks)
+        times_ns = np.rint(step_s * 1e9 * np.arange(motion.shape[1])).astype(np.int64)
+        return Trajectory(now_ns, running.joint_names, times_ns, *motion)
 
     def _nearest(self, desired: Trajectory, running: Trajectory) -> tuple[Trajectory, Violations]:
         """Solve for the motion nearest to the targets within the joints' limits."""
         elapsed_ns = desired.times_ns - desired.times_ns[0]
         start_ns = desired.stamp_ns + int(desired.times_ns[0])
-        brake_s = self._brake_s(self._limits.velocities) + 3 * _KNOT_S
+        limits = self._limits
+        brake_s = braking_s(limits.velocities, limits.accelerations, limits.jerks) + 3 * _KNOT_NS * 1e-9
         end_ns = max(start_ns + int(elapsed_ns[-1] + brake_s * 1e9), running.stamp_ns + int(running.times_ns[-1]))
         knots = np.arange((start_ns + _SHORTEST_NS) // _KNOT_NS + 1, -(-end_ns // _KNOT_NS) + 1)
-        splines = _Splines(np.append(0, _KNOT_NS * knots - start_ns))
+        splines = Splines(np.append(0, _KNOT_NS * knots - start_ns))
         states = np.stack(sample(running, start_ns + splines.times_ns))
 
         weights = np.sqrt(np.diff(elapsed_ns) / _KNOT_NS)[:, None]
         braking = splines.velocity[splines.times_ns > elapsed_ns[-1]]
-        objective = np.vstack([weights * splines.at(elapsed_ns[1:]), _SMOOTHING * splines.jerk, _BRAKING * braking])
+        jerk = np.sqrt(splines.steps)[:, None] * splines.jerk
+        objective = np.vstack([weights * splines.at(elapsed_ns[1:]), _SMOOTHING * jerk, _BRAKING * braking])
         targets = np.zeros((len(objective), len(desired.joint_names)))
         targets[: len(weights)] = weights * desired.positions[1:]
         motion, forces = self._solve(splines, states, objective, targets)
@@ -311,7 +214,7 @@ class Safety:
         return Trajectory(desired.stamp_ns, desired.joint_names, times_ns, *motion), Violations(*counts)
 
     def _solve(
-        self, splines: _Splines, running: FloatArray, objective: FloatArray, targets: FloatArray
+        self, splines: Splines, running: FloatArray, objective: FloatArray, targets: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Minimise |objective c - targets|^2 over the control points c of every joint, within the limits.
 
@@ -329,29 +232,33 @@ class Safety:
             NoMotionError: the solver finds none.
         """
         start = splines.start(running[:, 0])
-        fixed = splines.rows[:, :3] @ start
-        least, most = (bounds - fixed for bounds in self._bounds(splines, running))
         rows, fit = splines.free(splines.rows), splines.free(objective)
         hessian = fit.T @ fit
         gradients = fit.T @ (objective[:, :3] @ start - targets)
+        sizes = np.linalg.norm(rows, axis=1)
+        steered = sizes > _STEERED
+        sizes = sizes[steered, None]
+        rows = rows[steered] / sizes
+        fixed = splines.rows[:, :3] @ start
+        least, most = ((bounds - fixed)[steered] / sizes for bounds in self._bounds(splines, running))
 
         control = np.empty((splines.rows.shape[1], running.shape[2]))
         control[:3] = start
-        forces = np.empty_like(fixed)
+        forces = np.zeros_like(fixed)
         for joint, name in enumerate(self._kinematics.joint_names):
             gradient, upper, lower = (values[:, joint].copy() for values in (gradients, most, least))
             solution, _, flag, facts = daqp.solve(hessian, gradient, rows, upper, lower, primal_tol=_TOLERANCE)
             if flag < 1:
                 raise NoMotionError(name, flag)
             control[3:-3, joint], control[-3:, joint] = solution[:-1], solution[-1]
-            forces[:, joint] = facts["lam"]
+            forces[steered, joint] = facts["lam"] / sizes[:, 0]
 
         motion = np.stack([splines.position, splines.velocity, splines.acceleration]) @ control
         motion /= splines.unit_s ** np.arange(3)[:, None, None]
         motion[:, 0], motion[1:, -1] = running[:, 0], 0  # exactly
         return motion, forces
 
-    def _bounds(self, splines: _Splines, running: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _bounds(self, splines: Splines, running: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Lower and upper limits [M, J] of hulls, as wide as the running motion [3, K, J] needs them to go on.
 
         So there is always a motion within them, and an arm that is beyond a limit gets no further out: from beyond a
@@ -371,7 +278,7 @@ class Safety:
 def _rest_of(running: Trajectory, start_ns: int) -> Trajectory:
     """What is left of a motion, as a motion of its own."""
     stamps_ns = running.stamp_ns + running.times_ns
-    end_ns = max(int(stamps_ns[-1]), start_ns + int(_SHORTEST_REST_S * 1e9))
+    end_ns = max(int(stamps_ns[-1]), start_ns + int(SHORTEST_S * 1e9))
     between_ns = stamps_ns[(stamps_ns > start_ns + _SHORTEST_NS) & (stamps_ns < end_ns)]
     stamps_ns = np.concatenate([[start_ns], between_ns, [end_ns]])
     return Trajectory(start_ns, running.joint_names, stamps_ns - start_ns, *sample(running, stamps_ns))
