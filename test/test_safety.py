@@ -251,6 +251,23 @@ def test_violations_count_the_points_that_a_limit_holds() -> None:
     assert FREE.enforce(chunk(open_still, NOW_NS, beyond), open_still)[1].position >= 10
 
 
+def test_a_continuous_joint_turns_as_far_as_it_is_asked_to() -> None:
+    kinematics = Kinematics(
+        panda.urdf().replace('"panda_joint7" type="revolute"', '"panda_joint7" type="continuous"'),
+        JOINTS,
+        panda.TOOL_FRAME,
+    )
+    turning = Safety(kinematics, ANYWHERE)
+    pose = HOME.copy()
+    pose[6] = 40.0
+    still = at_rest(JOINTS, pose, NOW_NS)
+    way = np.linspace(0, 0.6, 16)[:, None] * np.eye(8)[6]
+    motion, violations = turning.enforce(chunk(still, NOW_NS, pose + way), still)
+    assert violations == Violations()
+    assert motion.positions[-1, 6] > 40.55
+    assert np.all(np.abs(dense(motion)[1]) <= LIMITS.velocities)
+
+
 @pytest.mark.parametrize("outside_rad", [0.002, 0.3])
 def test_an_arm_beyond_a_position_limit_comes_back_and_gets_no_further_out(outside_rad: float) -> None:
     pose = HOME.copy()

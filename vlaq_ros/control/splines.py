@@ -43,12 +43,10 @@ class Splines:
         self.interval = np.concatenate([every, *[every[1:]] * 5, every])
 
     def hull(self, position: FloatArray, velocity: FloatArray, acceleration: FloatArray) -> FloatArray:
-        """Bound motions between the knots, too, by the control points of every interval's polynomials.
+        """Give the control points (Bernstein coefficients) of every interval's polynomials, which bound them.
 
-        Those of the first interval that the state at the start decides are left out.
-
-        Takes positions, velocities and accelerations [K, C] at the knots and returns [M, C], as `quantity` says; all
-        per `unit_s`.
+        Takes positions, velocities and accelerations [K, C] at the knots, per `unit_s`, and returns [M, C] likewise,
+        as `quantity` says. Those of the first interval that the state at the start decides are left out.
         """
         p, v, a = position[1:-1], velocity[1:-1], acceleration[1:-1]
         third = self.steps[1:, None] / 3
