@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate import seam_report
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
     from vlaq_ros.evaluate.rollout import in_turn
-    from vlaq_ros.evaluate.seams import Cell, engine, fly
+    from vlaq_ros.evaluate.seams import CLOSED_FORM, KINDS, WHOLE_JACOBIAN, Cell, engine, fly
     from vlaq_ros.policy.engine import FULL
     from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.study import jacobian
@@ -62,10 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         *(
             Cell(name, name, arguments.precision, latency_s, engine)
             for latency_s in arguments.latency
-            for name in _KINDS
+            for name in KINDS
         ),
-        *(Cell("closed form", "guided", FULL, latency_s, engine) for latency_s in arguments.latency),
-        *(Cell("whole Jacobian", "guided", FULL, latency_s, jacobian.load) for latency_s in arguments.latency),
+        *(Cell(CLOSED_FORM, "guided", FULL, latency_s, engine) for latency_s in arguments.latency),
+        *(Cell(WHOLE_JACOBIAN, "guided", FULL, latency_s, jacobian.load) for latency_s in arguments.latency),
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "seams.json"
@@ -84,6 +84,3 @@ def run(arguments: argparse.Namespace) -> int:
         seam_report.draw(kept, arguments.out / "seams.svg")
     print(json.dumps(seam_report.last_line(kept)))
     return 0
-
-
-_KINDS = ("naive", "blended", "guided")

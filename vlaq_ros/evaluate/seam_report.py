@@ -12,7 +12,17 @@ from matplotlib.figure import Figure
 
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.evaluate.report import PALETTE
-from vlaq_ros.evaluate.seams import AFTER, BEFORE, NEAR, OFFSETS, PERIOD_S, Cell, Flown
+from vlaq_ros.evaluate.seams import (
+    AFTER,
+    BEFORE,
+    CLOSED_FORM,
+    NEAR,
+    OFFSETS,
+    PERIOD_S,
+    WHOLE_JACOBIAN,
+    Cell,
+    Flown,
+)
 from vlaq_ros.evaluate.statistics import mcnemar, wilson95
 
 _SHOWN = {  # of the motion around a seam: name, factor and unit on paper
@@ -23,6 +33,7 @@ _SHOWN = {  # of the motion around a seam: name, factor and unit on paper
 }
 _RATES = tuple(_SHOWN)[1:]
 _COLOURS = {"naive": PALETTE[1], "blended": PALETTE[3], "guided": PALETTE[0]}
+_ORDER = (*_COLOURS, CLOSED_FORM, WHOLE_JACOBIAN)
 _HEADS = (
     "latency",
     "seams",
@@ -118,7 +129,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 def _table(rows: Sequence[Row]) -> list[str]:
     lines = [f"| {' | '.join(_HEADS)} |", f"|{'---|' * len(_HEADS)}"]
     for latency_s in sorted({row["latency_s"] for row in rows}):
-        alike = [row for row in rows if row["latency_s"] == latency_s]
+        alike = [row for name in _ORDER for row in rows if (row["latency_s"], row["name"]) == (latency_s, name)]
         for one in alike:
             successes = one["n"] - len(one["failed"])
             low, high = one["wilson95"]
@@ -137,10 +148,12 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _p_value(first: Row, other: Row) -> float:
-    """Exact McNemar on the seeds that both flew."""
-    shared = min(first["n"], other["n"])
-    seeds = range(first["first_seed"], first["first_seed"] + shared)
-    a, b = (np.array([seed not in set(row["failed"]) for seed in seeds]) for row in (first, other))
+    """Exact McNemar on the seeds that both flew; nan where there is none."""
+    start = max(row["first_seed"] for row in (first, other))
+    seeds = range(start, min(row["first_seed"] + row["n"] for row in (first, other)))
+    if not seeds:
+        return float("nan")
+    a, b = (np.array([seed not in row["failed"] for seed in seeds]) for row in (first, other))
     return mcnemar(a, b).p_value
 
 

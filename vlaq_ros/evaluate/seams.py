@@ -31,6 +31,9 @@ NEAR = (OFFSETS >= 0) & (OFFSETS <= 25)  # the 0.2 s in which a chunk is held ag
 AFTER = (OFFSETS >= 0) & (OFFSETS < 12)  # 0.1 s
 BEFORE = (OFFSETS >= -15) & (OFFSETS < -3)  # as long, and no third difference in it reaches over the seam
 
+KINDS = ("naive", "blended", "guided")
+CLOSED_FORM, WHOLE_JACOBIAN = "closed form", "whole Jacobian"  # two ways to guide
+
 
 @dataclass(frozen=True, slots=True)
 class Seams:
@@ -70,7 +73,7 @@ class Seams:
 class Cell:
     """One way to fly, measured on the same seeds as every other."""
 
-    name: str  # of how seams are made
+    name: str  # how seams are made
     seam: str  # of the pilot
     precision: str
     latency_s: float
