@@ -211,7 +211,10 @@ class ArmConfig:
         choices=("JointTrajectory", "Float64MultiArray"),
     )
     rate_hz: float = setting(
-        "Positions per second; read with Float64MultiArray alone.", default=100.0, unit="Hz", bounds=(10.0, 1000.0)
+        "Positions per second of what is streamed: the arm with Float64MultiArray, a gripper that is no joint of it.",
+        default=100.0,
+        unit="Hz",
+        bounds=(10.0, 1000.0),
     )
     replacement: bool = setting(
         "Whether the controller keeps its old motion until a new one begins (allow_trajectory_replacement, "
