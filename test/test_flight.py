@@ -10,14 +10,28 @@ import numpy as np
 import pytest
 
 from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.control.following import FollowingWatch
 from vlaq_ros.control.interpolation import sample
+from vlaq_ros.control.jumps import JumpWatch
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, FloatArray, MotionScales, Observation, Trajectory
+from vlaq_ros.control.safety import JointLimits
+from vlaq_ros.datatypes import (
+    ActionChunk,
+    ActionSpace,
+    Command,
+    FloatArray,
+    Guide,
+    MotionScales,
+    Observation,
+    Trajectory,
+)
 from vlaq_ros.errors import UnknownInstructionError
+from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.ros.flight import Flight
+from vlaq_ros.ros.gate import Gate
 from vlaq_ros.sim import panda
 
 MS = 1_000_000
@@ -31,83 +45,105 @@ class StubbornPolicy:
 
     precisions = ("fine", "coarse")
     noise_shape = (16, 8)
+    guidable = False
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.failing: tuple[str, ...] = ()  # precisions that raise it; all where there are none
+        self.reach_rad = 0.02  # per step
         self.free = threading.Event()
         self.free.set()
         self.begun = threading.Event()
-        self.calls = 0
+        self.asked: list[str] = []  # the precisions
 
-    def infer(self, observation: Observation, precision: str, noise: FloatArray) -> ActionChunk:
-        self.calls += 1
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
+        self.asked.append(precision)
         self.begun.set()
         assert self.free.wait(PATIENCE_S)
-        if self.error is not None:
+        if self.error is not None and precision in (self.failing or self.precisions):
             raise self.error
         if observation.instruction != TASK:
             raise UnknownInstructionError(observation.instruction, [TASK])
         actions = np.zeros((16, 8))
-        actions[:, 0] = 0.02 * np.arange(1, 17)
+        actions[:, 0] = self.reach_rad * np.arange(1, 17)
         return ActionChunk(observation.stamp_ns, 0.05, ActionSpace.JOINT, actions)
 
 
 class Bench:
-    """A flight over an ideal arm that does at once what it is told, on a clock that the test advances."""
+    """A flight over an ideal arm that does at once what it is told, on clocks that the test advances."""
 
     def __init__(self) -> None:
         self.now_ns = 1_700_000_000_000_000_000
+        self.steady_ns = 0
         self.policy = StubbornPolicy()
+        self.gate = Gate(enabled=True, estop="")
         self.sent: list[tuple[Trajectory, Command | None]] = []
         self.logged: list[str] = []
         self.thought = threading.Event()
         self.positions = HOME
+        self.follows = True
+        robot = RobotConfig.load("sim_panda")
+        kinematics = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)
         config = PilotConfig()
         pilot = Pilot(
             self.policy,
-            Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME),
+            kinematics,
             scales=MotionScales(0.05, 0.02, 0.02),
             rules=(PrecisionRule("fine", 0.45), PrecisionRule("coarse", 0.0)),
-            robot=RobotConfig.load("sim_panda"),
+            robot=robot,
             config=config,
             seed=0,
         )
         self.observer = Observer(
-            ("front",), panda.JOINT_NAMES, max_image_age_s=0.3, max_camera_skew_s=0.1, max_joint_age_s=0.2
+            ("front",),
+            JointMap(robot, panda.JOINT_NAMES),
+            max_image_age_s=0.3,
+            max_camera_skew_s=0.1,
+            max_joint_age_s=0.2,
         )
+        limits = JointLimits.of(kinematics, robot)
         self.flight = Flight(
             pilot,
             self.observer,
+            self.gate,
+            jumps=JumpWatch(limits.velocities, config.tracking_tolerance_rad),
+            following=FollowingWatch(0.05, config.follow_timeout_s),
+            config=config,
             clock=lambda: self.now_ns,
-            retry_s=config.replan_period_s,
+            steady=lambda: self.steady_ns,
             send=lambda trajectory, command: self.sent.append((trajectory, command)),
             wake=self.thought.set,
-            log=self.logged.append,
+            say=self.logged.append,
         )
 
     def see(self, *, camera: bool = True) -> None:
         """Let the newest messages come in."""
-        if self.sent:
+        if self.sent and self.follows:
             self.positions = sample(self.sent[-1][0], self.now_ns)[0]
         sec, nanosec = divmod(self.now_ns, 1_000_000_000)
         header = SimpleNamespace(stamp=SimpleNamespace(sec=sec, nanosec=nanosec))
         state = SimpleNamespace(header=header, name=panda.JOINT_NAMES, position=self.positions, velocity=[])
         self.observer.push_joints(state)
         if camera:
-            pixels = bytes(12)
-            image = SimpleNamespace(header=header, height=2, width=2, step=6, encoding="rgb8", data=pixels)
-            self.observer.push_image("front", image)
+            self.observer.push_image("front", self.now_ns, lambda: np.zeros((2, 2, 3), dtype=np.uint8))
 
     def tick(self, *, camera: bool = True) -> bool:
         """Advance 20 ms; whether an inference was begun and its answer fetched."""
         self.now_ns += 20 * MS
+        self.steady_ns += 20 * MS
         self.see(camera=camera)
         self.thought.clear()
-        before = self.policy.calls
+        before = len(self.policy.asked)
         self.flight.tick()
         if self.policy.free.is_set():
             self.fetch()
-        return self.policy.calls > before
+        return len(self.policy.asked) > before
+
+    def ticks(self, count: int) -> int:
+        """Tick as often; how many inferences were begun."""
+        return sum(self.tick() for _ in range(count))
 
     def stall(self) -> None:
         """Tick until an inference has begun, which ends once the policy is free again."""
@@ -145,7 +181,7 @@ def test_nothing_is_sent_before_there_is_a_task(bench: Bench) -> None:
     for _ in range(5):
         bench.tick()
     assert bench.sent == []
-    assert bench.policy.calls == 0
+    assert bench.policy.asked == []
 
 
 def test_commands_follow_each_other_by_the_replan_period(bench: Bench) -> None:
@@ -190,18 +226,53 @@ def test_an_unknown_task_holds_the_arm_once_and_is_said(bench: Bench) -> None:
 def test_an_exception_in_the_inference_is_never_silent(bench: Bench) -> None:
     bench.observer.push_instruction(TASK)
     bench.tick()
-    bench.policy.error = RuntimeError("shapes do not match")
-    for _ in range(40):
-        bench.tick()
-    assert bench.flight.fault == "the inference failed: RuntimeError: shapes do not match"
+    bench.policy.error = ValueError("shapes do not match")
+    bench.ticks(40)
+    assert bench.flight.fault.startswith("precision 'coarse' failed with ValueError: shapes do not match; expected ")
     assert len(bench.holds) == 1
-    assert len(bench.logged) == 1
-    assert "Traceback" in bench.logged[0]
+    lost, trace = bench.logged[:2]
+    assert lost.startswith("precision 'fine' failed with ValueError: shapes do not match; ")
+    assert lost.endswith("; coarse takes its place")
+    assert "Traceback" in trace
+    assert len(bench.logged) == 2, "said once, however often it is tried"
     bench.policy.error = None
-    for _ in range(20):
-        bench.tick()
+    bench.ticks(20)
     assert bench.flight.fault == ""
     assert bench.commands[-1].observation_stamp_ns > bench.holds[0].stamp_ns
+
+
+def test_a_precision_that_fails_is_lost_and_the_arm_moves_on(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    bench.policy.error, bench.policy.failing = MemoryError("no room"), ("fine",)
+    bench.ticks(60)
+    assert bench.holds == []
+    assert bench.flight.fault == ""
+    assert list(bench.flight.lost) == ["fine"]
+    assert "failed with MemoryError: no room; " in bench.flight.lost["fine"]
+    assert len(bench.logged) == 1
+    assert {command.decision.precision for command in bench.commands[1:]} == {"coarse"}
+    assert bench.policy.asked.count("fine") == 2, "it is not tried again"
+    shares = bench.flight.log.precision_shares()
+    assert shares["fine"] == pytest.approx(1 / len(bench.commands))
+
+
+def test_a_rejected_chunk_holds_the_arm_once_and_is_counted_by_kind(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    bench.policy.reach_rad = 0.4
+    tried = bench.ticks(40)
+    bench.policy.reach_rad = float("nan")
+    tried_nan = bench.ticks(20)
+    log = bench.flight.log
+    assert dict(log.rejected) == {"action step": tried, "finiteness": tried_nan}
+    assert len(bench.commands) == 1
+    assert len(bench.holds) == 1
+    assert len(bench.logged) == 2, "each kind is said once"
+    bench.policy.reach_rad = 0.02
+    bench.ticks(20)
+    assert len(bench.commands) > 1
+    assert bench.flight.fault == ""
 
 
 def test_an_empty_instruction_holds_the_arm_once(bench: Bench) -> None:
@@ -252,7 +323,7 @@ def test_only_one_inference_runs_at_a_time(bench: Bench) -> None:
     bench.stall()
     for _ in range(50):
         bench.tick()
-    assert bench.policy.calls == 1
+    assert len(bench.policy.asked) == 1
     bench.policy.free.set()
     bench.fetch()
     assert bench.commands[0].inference_s == pytest.approx(1.0), "the clock that is given is used"
@@ -268,8 +339,8 @@ def test_landing_holds_and_drops_the_inference_that_runs(bench: Bench) -> None:
     assert len(bench.commands) == 1
     assert len(bench.holds) == 1
     assert bench.sent[-1][1] is None
-    bench.tick()
-    assert len(bench.commands) == 2, "it can go on"
+    bench.ticks(20)
+    assert len(bench.commands) == 2, "it can go on, once the arm rests"
 
 
 def test_an_arm_that_was_never_seen_is_not_commanded() -> None:
@@ -277,3 +348,199 @@ def test_an_arm_that_was_never_seen_is_not_commanded() -> None:
     unseen.flight.land()
     unseen.flight.close()
     assert unseen.sent == []
+
+
+# ---- the gate
+
+
+def test_nothing_is_inferred_while_the_gate_is_closed(bench: Bench) -> None:
+    bench.gate.enabled = False
+    bench.observer.push_instruction(TASK)
+    bench.ticks(40)
+    assert bench.policy.asked == []
+    assert bench.sent == []
+    assert bench.flight.pilot.motion is not None, "the motion is watched all the same"
+    bench.gate.enabled = True
+    bench.tick()
+    assert len(bench.commands) == 1
+
+
+def test_a_gate_that_closes_brakes_the_arm_once_and_drops_what_is_computed(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(16)
+    bench.stall()
+    bench.gate.stop("test")
+    bench.policy.free.set()
+    bench.fetch()
+    bench.ticks(40)
+    assert bench.sent[-1][1] is None
+    [brake] = bench.holds
+    running = bench.commands[-1].trajectory
+    begin_ns = brake.stamp_ns + int(brake.times_ns[0])
+    for new, old in zip(sample(brake, begin_ns), sample(running, begin_ns), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-9)
+    np.testing.assert_array_equal(brake.velocities[-1], 0)
+    assert brake.times_ns[-1] < 0.8e9, "a brake, not the rest of the chunk"
+
+
+def test_after_a_brake_the_arm_goes_on_from_where_it_rests(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(20)
+    bench.gate.enabled = False
+    bench.tick()
+    bench.gate.enabled = True
+    count = len(bench.commands)
+    bench.ticks(40)
+    [brake] = bench.holds
+    after = bench.commands[count]
+    assert after.observation_stamp_ns >= brake.stamp_ns + brake.times_ns[-1], "what it saw before shows a moving arm"
+    np.testing.assert_allclose(after.trajectory.positions[0], brake.positions[-1], atol=1e-9)
+    np.testing.assert_allclose(after.trajectory.velocities[0], 0, atol=1e-9)
+
+
+def test_an_arm_that_the_pilot_does_not_move_is_left_alone(bench: Bench) -> None:
+    bench.tick()
+    bench.gate.stop("test")
+    bench.tick()
+    bench.flight.land()
+    assert bench.sent == []
+
+
+# ---- late and stalled
+
+
+def test_a_command_without_a_successor_is_a_deadline_miss_counted_once(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    end_ns = bench.commands[0].observation_stamp_ns + 16 * 50 * MS
+    bench.stall()
+    while bench.now_ns <= end_ns:
+        assert bench.flight.log.deadline_misses == 0
+        assert bench.flight.late_s(bench.now_ns) == 0
+        bench.tick()
+    bench.ticks(10)
+    assert bench.flight.log.deadline_misses == 1
+    assert bench.flight.late_s(bench.now_ns) == pytest.approx((bench.now_ns - end_ns) * 1e-9)
+    assert bench.holds == [], "the command ends at rest by itself"
+    bench.policy.free.set()
+    bench.fetch()
+    assert bench.flight.late_s(bench.now_ns) == 0
+    bench.stall()
+    bench.ticks(60)
+    assert bench.flight.log.deadline_misses == 2
+
+
+def test_an_inference_that_stalls_is_said_by_a_steady_clock_and_its_answer_dropped(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    bench.stall()
+    bench.now_ns += 3_000 * MS  # time that is set is no time that passes
+    bench.tick()
+    assert bench.flight.stalled == ""
+    bench.steady_ns += 2_100 * MS
+    bench.ticks(3)
+    said = "an inference has not ended within 2.0 s; the arm is held until it does"
+    assert bench.flight.stalled == said
+    assert bench.logged == [said]
+    assert bench.flight.log.deadline_misses == 1
+    assert len(bench.holds) == 1
+    bench.policy.free.set()
+    bench.fetch()
+    assert bench.flight.stalled == ""
+    assert len(bench.commands) == 1, "the late answer is dropped"
+    bench.ticks(20)
+    assert len(bench.commands) > 1, "it recovers by itself"
+
+
+def test_a_first_inference_that_stalls_is_counted_and_moves_nothing(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.stall()
+    bench.steady_ns += 2_100 * MS
+    bench.ticks(3)
+    assert bench.flight.log.deadline_misses == 1
+    assert bench.sent == []
+
+
+def test_closing_does_not_wait_for_an_inference_that_hangs() -> None:
+    hanging = Bench()
+    hanging.observer.push_instruction(TASK)
+    hanging.stall()
+    hanging.flight.land()
+    hanging.flight._stall_ns = 50 * MS
+    hanging.flight.close()
+    assert not hanging.flight._thinking.done()
+    hanging.policy.free.set()
+
+
+# ---- the arm
+
+
+def test_joint_states_that_jump_brake_along_the_command_and_are_believed_later(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(20)
+    running = bench.commands[-1].trajectory
+    bench.follows = False
+    bench.positions = bench.positions + 0.7 * np.eye(8)[3]
+    bench.tick()
+    [brake] = bench.holds
+    begin_ns = brake.stamp_ns + int(brake.times_ns[0])
+    np.testing.assert_allclose(brake.positions[0], sample(running, begin_ns)[0], atol=1e-9)
+    sentence = "panda_joint4 is 0.70 rad (m) from where it was 20 ms before, possible are 0.29"
+    assert bench.flight.jump == sentence
+    assert bench.logged == [f"joint states jump: {sentence}"]
+    assert bench.flight.log.jumps == 1
+    count = len(bench.commands)
+    bench.ticks(40)
+    after = bench.commands[count]
+    np.testing.assert_allclose(after.trajectory.positions[0], bench.positions, atol=1e-9)
+    assert bench.flight.jump == ""
+
+
+def test_an_answer_that_saw_the_jump_is_dropped(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(20)
+    bench.stall()
+    count = len(bench.commands)
+    bench.follows = False
+    bench.positions = bench.positions + 0.7 * np.eye(8)[3]
+    bench.now_ns += 20 * MS
+    bench.see()
+    bench.policy.free.set()
+    bench.fetch()
+    assert len(bench.commands) == count
+    assert len(bench.holds) == 1
+
+
+def test_an_arm_that_does_not_follow_is_said_once(bench: Bench) -> None:
+    bench.follows = False
+    bench.observer.push_instruction(TASK)
+    bench.ticks(80)
+    assert bench.flight.unfollowed.startswith("panda_joint1 is commanded ")
+    assert len(bench.logged) == 1
+    bench.follows = True
+    bench.ticks(40)
+    assert bench.flight.unfollowed == ""
+
+
+def test_latencies_leave_the_first_command_out(bench: Bench) -> None:
+    log = bench.flight.log
+    bench.observer.push_instruction(TASK)
+    bench.stall()
+    bench.now_ns += 300 * MS
+    bench.policy.free.set()
+    bench.fetch()
+    assert np.isnan(log.latency_s(50))
+    bench.ticks(40)
+    assert log.latency_s(50) == 0, "an inference takes no time on this clock"
+
+
+def test_time_that_jumps_back_goes_on_at_once(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(20)
+    bench.gate.enabled = False
+    bench.tick()
+    bench.gate.enabled = True
+    bench.now_ns -= 60_000 * MS
+    count = len(bench.commands)
+    bench.ticks(20)
+    assert len(bench.commands) > count, "a brake of a time that is over does not count"

@@ -93,12 +93,11 @@ class Flight:
     def tick(self) -> None:
         """Judge the motion, and begin an inference if one is due; called every monitor period."""
         now_ns, epoch = self._clock(), self.observer.epoch
-        window = self.observer.joints(self.pilot.span_s)
+        window = self._look(now_ns)
         self.pilot.watch(window, now_ns)
-        if window is not None:
-            self._watch_joints(window, now_ns)
         if not self.gate.commands or not self.observer.instruction:
             self.hold()
+            self._missed = False
         self._watch_deadline(now_ns)
         if self._thinking is None and self.gate.commands and self._due(now_ns, epoch):
             self._epoch, self._void, self._began_ns = epoch, False, self._steady()
@@ -110,6 +109,7 @@ class Flight:
         if self._thinking is None or not self._thinking.done():
             return
         done, self._thinking, self.stalled = self._thinking, None, ""
+        self._look(self._clock())
         if self._void or self._epoch != self.observer.epoch or not self.gate.commands:
             self.pilot.reset(self._sent)  # the task changed meanwhile, the arm was held, or time jumped
             return
@@ -137,7 +137,7 @@ class Flight:
         if self._sent is None or window is None:
             return
         trajectory = self.pilot.hold(window, self._clock())
-        self._sent, self._void, self._missed = None, True, False
+        self._sent, self._void = None, True
         begin_ns, end_ns = (trajectory.stamp_ns + trajectory.times_ns[[0, -1]]).tolist()
         self._brake_ns = (begin_ns, end_ns)
         if self._following is not None:
@@ -160,7 +160,7 @@ class Flight:
         """Give up a precision that failed; False where none is left, so that all are tried again."""
         left = self.pilot.lose(failure.precision)
         self.lost = {**self.lost, failure.precision: str(failure)} if left else {}
-        if left:
+        if left and not self.fault:  # else it has been tried before
             self._say(f"{failure}; {left} takes its place")
         return bool(left)
 
@@ -185,8 +185,11 @@ class Flight:
             return Stale(("the images show the arm before it came to rest",))
         return self.pilot.step(sampled, self._clock)
 
-    def _watch_joints(self, window: JointWindow, now_ns: int) -> None:
-        """Brake where joint states jump; then the arm is taken where it is measured."""
+    def _look(self, now_ns: int) -> JointWindow | None:
+        """Look at the joints: brake where their states jump, and say where they do not follow."""
+        window = self.observer.joints(self.pilot.span_s)
+        if window is None:
+            return None
         if jump := self._jumps.look(window):
             self.log.jumps += 1
             self.jump = jump.sentence
@@ -197,6 +200,7 @@ class Flight:
         if said and not self.unfollowed:
             self._say(said)
         self.unfollowed = said
+        return window
 
     def _watch_deadline(self, now_ns: int) -> None:
         """Notice an inference that takes too long, and a command that found no successor in time."""
