@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from vlaq_ros.evaluate.trial_log import Record, TrialLog
 
 
+STDIN = 0
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("plan", metavar="PLAN", help="plan file, or the name of a shipped one in config/trials")
@@ -51,7 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(plan: TrialPlan, out: Path, log: TrialLog) -> None:
     """Run what is missing, and show it."""
-    import sys
     from functools import partial
 
     from rich.console import Console
@@ -63,7 +65,7 @@ def _run(plan: TrialPlan, out: Path, log: TrialLog) -> None:
     console = Console(highlight=False)
     console.print(f"{plan.pilot} and its robot are looked for, which may take some seconds")
     with (
-        Operator(sys.stdin.fileno(), partial(console.print, markup=False, soft_wrap=True)) as operator,
+        Operator(STDIN, partial(console.print, markup=False, soft_wrap=True)) as operator,
         session(plan, out, log, operator) as trials,
         Live(get_renderable=lambda: _view(plan, log.records, trials.phase), console=console, transient=True),
     ):
