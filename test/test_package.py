@@ -15,7 +15,8 @@ from sources import FILES, ROOT, libraries, setup_arguments
 
 import vlaq_ros
 
-MODULES = {"pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}  # whose distribution is called otherwise
+# whose distribution is called otherwise
+MODULES = {"pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
 LAUNCH = {"launch", "launch_ros"}  # needed by launch/ alone, and on no registry
 
 

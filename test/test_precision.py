@@ -186,7 +186,7 @@ def test_the_finest_that_is_left_takes_the_place_of_a_lost_precision() -> None:
     decision = machine.decide(None, 0)
     assert (decision.precision, decision.reason) == ("four", "fixed; eight is lost")
     machine.fix(None)
-    assert run(machine, ["sixteen", "four", "two"]) == ["four", "four", "four"], "the motion asks, and the rest is as is"
+    assert run(machine, ["sixteen", "four", "two"]) == ["four", "four", "four"], "the motion asks; the rest is as is"
 
 
 def test_nothing_is_lost_once_everything_is() -> None:

@@ -84,8 +84,8 @@ class ModelMemoryError(VlaqError):
     def __init__(self, path: Path, error: Exception) -> None:
         why = " ".join(str(error).split())
         super().__init__(
-            f"model directory {str(path)!r} does not fit into memory ({why.rstrip('.')}); free memory, or take a bundle "
-            "that was made under a smaller budget"
+            f"model directory {str(path)!r} does not fit into memory ({why.rstrip('.')}); free memory, or take a "
+            "bundle that was made under a smaller budget"
         )
 
 

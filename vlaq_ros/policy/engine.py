@@ -201,7 +201,8 @@ class Engine:
         with self._turn:
             pixels, text, state = self._encoder(observations)
             start, guide, weights = torch.tensor(np.stack([noise, *guidance]), dtype=torch.float32, device=self._device)
-            inputs = {"pixels": pixels, "text": text, "state": state, "noise": start, "guide": guide, "weights": weights}
+            observed = {"pixels": pixels, "text": text, "state": state}
+            inputs = {**observed, "noise": start, "guide": guide, "weights": weights}
             return self._sample(precision, len(self._encoder.prompt(observations[0])), inputs).numpy(force=True)
 
     def _sample(self, precision: str, tokens: int, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ class SimRobot:
         self.scene = Scene(image_size_px)
         self.urdf = panda.urdf()
         self.time_ns = time_ns
-        self._hold()
+        self._controller = self._holding()
 
     @property
     def instruction(self) -> str:
@@ -51,7 +51,7 @@ class SimRobot:
             UnknownInstructionError: no task has this instruction.
         """
         self.scene.reset(seed, instruction)
-        self._hold()
+        self._controller = self._holding()
 
     def accept(self, trajectory: Trajectory) -> str | None:
         """Follow `trajectory` from now on; the answer is the reason of a rejection."""
@@ -83,5 +83,5 @@ class SimRobot:
         """Both camera images now, [H, W, 3] RGB."""
         return self.scene.images()
 
-    def _hold(self) -> None:
-        self._controller = TrajectoryController(self.joint_names, self.joint_state()[0], self.time_ns)
+    def _holding(self) -> TrajectoryController:
+        return TrajectoryController(self.joint_names, self.joint_state()[0], self.time_ns)
