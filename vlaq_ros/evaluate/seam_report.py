@@ -23,7 +23,7 @@ from vlaq_ros.evaluate.seams import (
     Cell,
     Flown,
 )
-from vlaq_ros.evaluate.statistics import mcnemar, wilson95
+from vlaq_ros.evaluate.statistics import BoolArray, mcnemar, wilson95
 
 _SHOWN = {  # of the motion around a seam: name, factor and unit on paper
     "disagreement_rad": ("disagreement", 1e3, "mrad"),
@@ -167,7 +167,7 @@ def _said(spread: Sequence[float], factor: float) -> str:
     return f"{median:.3g} / {high:.3g}"
 
 
-def _peak(values: FloatArray, columns: FloatArray) -> FloatArray:
+def _peak(values: FloatArray, columns: BoolArray) -> FloatArray:
     """The largest of some columns; nan where one is not known."""
     peak: FloatArray = values[:, columns].max(axis=1)
     return peak
