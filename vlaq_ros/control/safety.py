@@ -38,7 +38,7 @@ _MARGIN_M = 2e-3  # of the workspace, whose sides the tool may cross between two
 _SMOOTHING = 0.1  # weight of the jerk, in rad per knot^3, against the distance, in rad
 _BRAKING = 0.1  # weight of the velocity after the last target, in rad per knot
 _TOLERANCE = 1e-9  # of limits, in rad per knot
-_STEERED = 1e-6  # rows with less of every free control point are decided by the state at the start, or zero
+_STEERED = 1e-6  # limits on what the free control points move less than this are left to the state at the start
 _HELD = 1e-4  # a limit holds a motion back where it does so by about this much, rad
 
 
@@ -163,7 +163,7 @@ class Safety:
         motion, violations = self._nearest(desired, running)
         if inside(motion):
             return motion, violations
-        motion, violations = _rest_of(running, start_ns), Violations()
+        motion, violations = _rest_of(running, desired.stamp_ns, start_ns), Violations()
         allowed, refused = 1, len(desired.times_ns)  # in points; the first is where the arm is
         while refused - allowed > 1:
             points = (allowed + refused) // 2
@@ -275,10 +275,10 @@ class Safety:
         return np.minimum(least[splines.quantity], present), np.maximum(most[splines.quantity], present)
 
 
-def _rest_of(running: Trajectory, start_ns: int) -> Trajectory:
-    """What is left of a motion, as a motion of its own."""
+def _rest_of(running: Trajectory, stamp_ns: int, start_ns: int) -> Trajectory:
+    """What is left of a motion at `start_ns`, as a motion of its own that is stamped `stamp_ns`."""
     stamps_ns = running.stamp_ns + running.times_ns
     end_ns = max(int(stamps_ns[-1]), start_ns + int(SHORTEST_S * 1e9))
     between_ns = stamps_ns[(stamps_ns > start_ns + _SHORTEST_NS) & (stamps_ns < end_ns)]
     stamps_ns = np.concatenate([[start_ns], between_ns, [end_ns]])
-    return Trajectory(start_ns, running.joint_names, stamps_ns - start_ns, *sample(running, stamps_ns))
+    return Trajectory(stamp_ns, running.joint_names, stamps_ns - stamp_ns, *sample(running, stamps_ns))
