@@ -75,21 +75,16 @@ class Tally:
 
     def __init__(self) -> None:
         self._stamps_ns: deque[int] = deque()
-        self._first_ns: int | None = None
 
     def count(self, stamp_ns: int) -> None:
         """Count an image in whatever order it comes, unless it is repeated."""
-        if self._first_ns is None:
-            self._first_ns = stamp_ns
         if stamp_ns not in self._stamps_ns:
             self._stamps_ns.append(stamp_ns)
         while self._stamps_ns[0] <= stamp_ns - _RATE_NS:
             self._stamps_ns.popleft()
 
     def rate_hz(self, end_ns: int) -> float:
-        """Images per second over the two seconds that end at a stamp; nan where it was not counted for so long."""
-        if self._first_ns is None or end_ns - self._first_ns < _RATE_NS:
-            return np.nan
+        """Images per second over the two seconds that end at a stamp."""
         counted = sum(end_ns - _RATE_NS < stamp_ns <= end_ns for stamp_ns in self._stamps_ns)
         return counted / _seconds(_RATE_NS)
 
@@ -141,6 +136,7 @@ class Observer:
         self._images: dict[str, _Image] = {}  # the newest of each camera
         self._undecodable: dict[str, str] = {}  # camera -> why its image could not be decoded when it was wanted
         self._tallies = {name: Tally() for name in cameras}
+        self._first_ns: int | None = None  # stamp of the first message, of whatever input
         self._ring = JointRing(len(joints.urdf))
         self._refusal = ""  # why the newest joint state could not be used
         self._instruction = ""
@@ -165,7 +161,7 @@ class Observer:
         """
         with self._lock:
             newest = self._images.get(camera)
-            if newest is None or not self._late(stamp_ns, newest.stamp_ns, self._max_image_age_s):
+            if not self._late(stamp_ns, newest.stamp_ns if newest else None, self._max_image_age_s):
                 self._images[camera] = _Image(stamp_ns, decode)
             self._tallies[camera].count(stamp_ns)
 
@@ -187,8 +183,7 @@ class Observer:
             return
         with self._lock:
             self._refusal = ""
-            newest_ns = self._ring.newest_ns()
-            if newest_ns is None or not self._late(stamp_ns, newest_ns, self._max_joint_age_s):
+            if not self._late(stamp_ns, self._ring.newest_ns(), self._max_joint_age_s):
                 self._ring.append(stamp_ns, self._map.positions(positions), self._map.rates(velocities))
 
     def joints(self, span_s: float) -> JointWindow | None:
@@ -206,7 +201,7 @@ class Observer:
         return {name: np.nan if ns is None else _seconds(now_ns - ns) for name, ns in stamps_ns.items()}
 
     def rates_hz(self, now_ns: int) -> dict[str, float]:
-        """Images that each camera sent per second, of those that were received; nan in its first two seconds.
+        """Images of each camera that were received per second; nan until two seconds after the first message.
 
         The two seconds end now, or with the newest image where that is no older than allowed: travelling is no loss.
         """
@@ -215,7 +210,9 @@ class Observer:
             for name, tally in self._tallies.items():
                 age_ns = now_ns - self._images[name].stamp_ns if name in self._images else 0
                 travel_ns = min(max(age_ns, 0), round(self._max_image_age_s * 1e9))
-                rates_hz[name] = tally.rate_hz(now_ns - travel_ns)
+                end_ns = now_ns - travel_ns
+                counted = self._first_ns is not None and end_ns - self._first_ns >= _RATE_NS
+                rates_hz[name] = tally.rate_hz(end_ns) if counted else np.nan
         return rates_hz
 
     def blocking(self, now_ns: int) -> tuple[str, ...]:
@@ -252,9 +249,11 @@ class Observer:
         at_image = np.array([np.interp(0, since_image_ns, column) for column in held.joint_positions.T])
         return Observation(stamp_ns, decoded, self._map.policy, at_image, held.instruction)
 
-    def _late(self, stamp_ns: int, newest_ns: int, allowed_s: float) -> bool:
+    def _late(self, stamp_ns: int, newest_ns: int | None, allowed_s: float) -> bool:
         """Whether a message comes after its successor; if so late that time must have jumped, forget everything."""
-        if stamp_ns > newest_ns:
+        if self._first_ns is None:
+            self._first_ns = stamp_ns
+        if newest_ns is None or stamp_ns > newest_ns:
             return False
         if _seconds(newest_ns - stamp_ns) <= allowed_s:
             return True
@@ -262,6 +261,7 @@ class Observer:
         self._images = {}
         self._undecodable = {}
         self._tallies = {name: Tally() for name in self.cameras}
+        self._first_ns = stamp_ns
         self._epoch += 1
         return False
 

@@ -159,7 +159,8 @@ def _decode(kind: str, raw: bytes) -> ImageArray:
 
 def _misfit(offer: TopicEndpointInfo, item: _Input) -> str:
     """Say what a publisher offers that does not fit; empty where it fits."""
-    node = f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
+    known = offer.node_name != "_NODE_NAME_UNKNOWN_"  # of a publisher whose node is not discovered yet, or none of ROS
+    node = f"{offer.node_namespace.rstrip('/')}/{offer.node_name}" if known else "a nameless node"
     if offer.topic_type != item.type:
         return f"{node}, which sends {offer.topic_type}, expected {item.type}"
     if qos_check_compatible(offer.qos_profile, item.qos)[0] == QoSCompatibility.ERROR:
