@@ -14,7 +14,7 @@ from vlaq_ros.control.approach import approach
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.safety import JointLimits, Safety
-from vlaq_ros.datatypes import FloatArray, JointWindow, Trajectory
+from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.errors import BadValueError, NoDescriptionError, VlaqError
 from vlaq_ros.evaluate.trial import StartConfig
 from vlaq_ros.joints import JointMap
@@ -107,20 +107,27 @@ class Arm:
 
     def _rest(self, start: StartConfig) -> FloatArray:
         """Wait until the arm is at rest, and say where [J] rad (m)."""
-        tolerances = _tolerances(start)
-
-        def resting() -> JointWindow | None:
-            window = self._observer.joints(_REST_S)
-            if window is None or self._age_s() > _MAX_JOINT_AGE_S or np.ptp(window.stamps_ns) < _REST_S * 1e9:
-                return None
-            return window if (np.ptp(window.positions, axis=0) <= tolerances / 4).all() else None
-
-        if not self._station.wait(lambda: resting() is not None, _REST_TIMEOUT_S) or (window := resting()) is None:
-            age_s = self._age_s()
-            why = f"its joint states are {age_s:.1f} s old" if not age_s <= _MAX_JOINT_AGE_S else "it moves still"
+        self._station.wait(lambda: not self._unrest(start), _REST_TIMEOUT_S)
+        window, why = self._observer.joints(0.0), self._unrest(start)
+        if window is None or why:
             raise OutOfPlaceError(f"the arm did not come to rest within {_REST_TIMEOUT_S:.0f} s: {why}")
         position: FloatArray = window.positions[-1]
         return position
+
+    def _unrest(self, start: StartConfig) -> str:
+        """Say why the arm is not known to be at rest; empty where it is."""
+        window, age_s = self._observer.joints(_REST_S), self._observer.ages_s(self._station.now_ns())[JOINT_STATES]
+        if window is None:
+            return f"no joint state came on {self._robot.joint_state_topic}"
+        if age_s > _MAX_JOINT_AGE_S:
+            return f"its joint states are {age_s:.2f} s old"
+        if (seen_s := np.ptp(window.stamps_ns) * 1e-9) < _REST_S:
+            return f"its joint states cover {seen_s:.2f} s, expected {_REST_S} s"
+        moved = np.ptp(window.positions, axis=0)
+        joint = int((moved / _tolerances(start)).argmax())
+        if moved[joint] <= _tolerances(start)[joint] / 4:
+            return ""
+        return f"{window.names[joint]} has moved by {moved[joint]:.4f} in the last {seen_s:.1f} s"
 
     def _go(self, pose: FloatArray, goal: FloatArray, velocity_share: float, check: Callable[[], None]) -> None:
         """Move from rest to rest, and wait for the end."""
@@ -130,18 +137,18 @@ class Arm:
             goal,
             self._limits,
             velocity_share=velocity_share,
-            stamp_ns=self._now_ns(),
+            stamp_ns=self._station.now_ns(),
         )
         self._check_workspace(motion)
         end_ns = motion.stamp_ns + int(motion.times_ns[-1])
         self._outputs.activate()
         self._outputs.send(motion)
         try:
-            while self._now_ns() < end_ns:
+            while self._station.now_ns() < end_ns:
                 self._station.tick()
                 check()
         except BaseException:  # Ctrl-C too
-            self._outputs.send(self._safety.stop(motion, self._now_ns()))
+            self._outputs.send(self._safety.stop(motion, self._station.now_ns()))
             raise
         finally:
             self._outputs.deactivate()
@@ -159,12 +166,6 @@ class Arm:
                 f"the way to the start pose leads the tool to ({x:.3f}, {y:.3f}, {z:.3f}) m, out of the robot's "
                 "workspace; bring the arm nearer by hand"
             )
-
-    def _age_s(self) -> float:
-        return self._observer.ages_s(self._now_ns())[JOINT_STATES]
-
-    def _now_ns(self) -> int:
-        return self._station.now_ns()
 
 
 def _tolerances(start: StartConfig) -> FloatArray:
