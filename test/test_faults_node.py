@@ -37,6 +37,7 @@ from trajectory_msgs.msg import JointTrajectory
 from within import excess
 
 from vlaq_ros.config import RobotConfig
+from vlaq_ros.control.chunks import at_rest
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation, Trajectory
@@ -184,21 +185,38 @@ def test_joint_states_with_nan_stop_commands_until_they_are_numbers_again(start:
     goes_on(bench)
 
 
-def test_joint_states_that_jump_brake_the_arm_and_no_command_believes_them(start: Start) -> None:
-    bench = start()
-    bench.flying()
+def glitching(period: int) -> Callable[[JointState], JointState]:
+    """One joint state of so many is nonsense."""
     count = itertools.count()
 
     def glitch(state: JointState) -> JointState:
-        state.position[1] += 0.8 if next(count) % 70 == 0 else 0.0
+        state.position[1] += 0.8 if next(count) % period == 0 else 0.0
         return state
 
-    bench.robot.spoil_joints = glitch
+    return glitch
+
+
+def test_joint_states_that_jump_brake_the_arm_and_no_command_believes_them(start: Start) -> None:
+    bench = start()
+    bench.flying()
+    bench.robot.spoil_joints = glitching(70)
     bench.wait(lambda: jumps(bench) >= 4, "jumps are counted")
     bench.robot.spoil_joints = lambda state: state
     goes_on(bench)
     continuous(bench.robot.commands)
     bench.wait_for_health("joint states", DiagnosticStatus.OK, "fresh")
+
+
+def test_joint_states_that_jump_all_the_time_never_lead_the_arm_astray(start: Start) -> None:
+    bench = start()
+    bench.robot.spoil_joints = glitching(9)
+    node = bench.pilot()
+    assert node.trigger_configure() == node.trigger_activate() == SUCCESS
+    bench.robot.say(TASK)
+    bench.wait(lambda: jumps(bench) >= 30, "jumps are counted")
+    bench.robot.spoil_joints = lambda state: state
+    goes_on(bench)
+    continuous([at_rest(panda.JOINT_NAMES, HOME, 0), *bench.robot.commands])
 
 
 def test_an_arm_that_was_put_elsewhere_is_taken_where_it_is(start: Start) -> None:
