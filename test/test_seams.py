@@ -16,7 +16,7 @@ from vlaq_ros.bench.report import markers
 from vlaq_ros.calibrate.flow import live
 from vlaq_ros.cli.main import main
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import ActionChunk, ActionSpace, Command, Decision, FloatArray, Trajectory, Violations
+from vlaq_ros.datatypes import ActionChunk, ActionSpace, FloatArray, Trajectory
 from vlaq_ros.evaluate import seam_report, seams
 from vlaq_ros.evaluate.rollout import Outcome, Takeover
 from vlaq_ros.evaluate.seams import AFTER, BEFORE, NEAR, OFFSETS, PERIOD_NS, PERIOD_S, Cell, Flown, Seams
@@ -30,18 +30,16 @@ HOME = np.array([*panda.HOME_RAD, 0.04])
 STEP_S = 0.05
 
 
-def takeover(time_ns: int, chunk_speed_rad_s: float, command_speed_rad_s: float) -> Takeover:
-    """At `time_ns`: the chunk is 80 ms old, joint 3 is to move at a constant speed from where it was seen."""
+def takeover(time_ns: int, *, asked_rad_s: float = 0.0, ran_rad_s: float = 0.0) -> Takeover:
+    """The chunk is 80 ms old; joint 2 is to move on at a constant speed from where it was seen."""
     seen_ns = time_ns - 10 * PERIOD_NS
     actions = np.zeros((16, 8))
-    actions[:, 2] = chunk_speed_rad_s * STEP_S * np.arange(1, 17)
+    actions[:, 2] = asked_rad_s * STEP_S * np.arange(1, 17)
     actions[:, 7] = HOME[7]
     ends = np.vstack([HOME, HOME])
-    ends[1, 2] += command_speed_rad_s * 2.0
-    times_ns = np.array([0, 2 * 10**9])
-    trajectory = Trajectory(seen_ns, panda.JOINT_NAMES, times_ns, ends)
-    command = Command(trajectory, Decision("fine", 0.0, ""), seen_ns, 0.08, Violations())
-    return Takeover(time_ns, HOME, ActionChunk(seen_ns, STEP_S, ActionSpace.JOINT, actions), command)
+    ends[1, 2] += ran_rad_s * 2.0
+    ran = Trajectory(seen_ns, panda.JOINT_NAMES, np.array([0, 2 * 10**9]), ends)
+    return Takeover(time_ns, HOME, ActionChunk(seen_ns, STEP_S, ActionSpace.JOINT, actions), ran)
 
 
 def outcome(joints: FloatArray, takeovers: Sequence[Takeover]) -> Outcome:
@@ -50,11 +48,10 @@ def outcome(joints: FloatArray, takeovers: Sequence[Takeover]) -> Outcome:
 
 
 def test_a_chunk_is_held_against_what_would_have_gone_on() -> None:
-    first, second = takeover(30 * PERIOD_NS, 0.0, 0.5), takeover(60 * PERIOD_NS, 0.2, 0.2)
-    measured = Seams.of(outcome(np.tile(HOME, (200, 1)), [first, second]), KINEMATICS)
-    times_s = OFFSETS * PERIOD_S
-    ran, asked = 0.5 * (times_s + 40 * PERIOD_S), 0.2 * (times_s + 10 * PERIOD_S)
-    np.testing.assert_allclose(measured.disagreement_rad, np.where(NEAR, ran - asked, np.nan)[None], atol=1e-9)
+    seam = takeover(60 * PERIOD_NS, asked_rad_s=0.2, ran_rad_s=0.5)
+    measured = Seams.of(outcome(np.tile(HOME, (200, 1)), [seam]), KINEMATICS)
+    apart = 0.3 * (OFFSETS + 10) * PERIOD_S
+    np.testing.assert_allclose(measured.disagreement_rad, np.where(NEAR, apart, np.nan)[None], atol=1e-9)
     np.testing.assert_allclose(measured.speed_jump_rad_s, [0.3], atol=1e-9)
 
 
@@ -66,7 +63,7 @@ def test_rates_are_those_of_the_arm_joint_that_moves_most() -> None:
     joints[:, 2] -= 0.5 * times_s**3
     joints[:, 7] = np.arange(200) % 2
     seam_ns = 100 * PERIOD_NS
-    measured = Seams.of(outcome(joints, [takeover(50 * PERIOD_NS, 0, 0), takeover(seam_ns, 0, 0)]), KINEMATICS)
+    measured = Seams.of(outcome(joints, [takeover(seam_ns)]), KINEMATICS)
     at_s = seam_ns * 1e-9 + OFFSETS * PERIOD_S
     np.testing.assert_allclose(measured.speed_rad_s[0], ((at_s + PERIOD_S) ** 3 - at_s**3) / PERIOD_S, rtol=1e-6)
     np.testing.assert_allclose(measured.acceleration_rad_s2[0], 6 * (at_s + PERIOD_S), rtol=1e-5)
@@ -74,19 +71,17 @@ def test_rates_are_those_of_the_arm_joint_that_moves_most() -> None:
 
 
 def test_what_an_episode_did_not_live_to_see_is_not_known() -> None:
-    seam = takeover(60 * PERIOD_NS, 0, 0)
-    measured = Seams.of(outcome(np.tile(HOME, (70, 1)), [takeover(30 * PERIOD_NS, 0, 0), seam]), KINEMATICS)
+    measured = Seams.of(outcome(np.tile(HOME, (70, 1)), [takeover(60 * PERIOD_NS)]), KINEMATICS)
     known = np.isfinite(measured.jerk_rad_s3[0])
     assert known[OFFSETS <= 7].all()
     assert not known[OFFSETS > 7].any()
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_first_command_is_no_seam(count: int) -> None:
-    measured = Seams.of(outcome(np.tile(HOME, (70, 1)), [takeover(0, 0, 0)] * count), KINEMATICS)
-    assert measured.disagreement_rad.shape == measured.speed_rad_s.shape == (0, len(OFFSETS))
-    joined = Seams.joined([measured, measured])
-    assert joined.jerk_rad_s3.shape == (0, len(OFFSETS))
+def test_episodes_without_a_seam_join_those_with_some() -> None:
+    still = np.tile(HOME, (70, 1))
+    none, one = (Seams.of(outcome(still, [takeover(60 * PERIOD_NS)] * count), KINEMATICS) for count in (0, 1))
+    assert none.disagreement_rad.shape == none.speed_rad_s.shape == (0, len(OFFSETS))
+    np.testing.assert_array_equal(Seams.joined([none, one, none]).jerk_rad_s3, one.jerk_rad_s3)
 
 
 def test_the_windows_are_as_long_and_nothing_reaches_over_the_seam() -> None:
@@ -122,25 +117,23 @@ def flown(failed: int, jump_rad: float) -> Flown:
 
 
 def cell(name: str, latency_s: float = 0.1) -> Cell:
-    full = name not in seams.KINDS
+    full = name not in seam_report.KINDS
     return Cell(name, "guided" if full else name, FULL if full else "fine", latency_s, seams.engine)
 
 
 def test_a_row_counts() -> None:
-    row = seam_report.row(cell("naive"), flown(2, 0.05))
+    row = seams.row(cell("naive"), flown(2, 0.05))
     assert json.loads(json.dumps(row)) == row
     assert (row["n"], row["failed"], row["seams"]) == (10, [900_000, 900_001], 4)
     assert row["jump_rad"] == row["near_rad"] == [0.05, 0.05]
     assert row["after"]["jerk_rad_s3"] == [300, 300]
     assert row["before"]["jerk_rad_s3"] == [100, 100]
     (line,) = seam_report.last_line([row])
-    assert set(row) - set(line) == {"around"}
+    assert set(row) - set(line) == {"times_s", "around"}
 
 
 def test_the_tables_say_what_was_flown() -> None:
-    rows = [
-        seam_report.row(cell(name), flown(k, 0.05)) for name, k in (("guided", 0), ("whole Jacobian", 1), ("naive", 6))
-    ]
+    rows = [seams.row(cell(name), flown(k, 0.05)) for name, k in (("guided", 0), ("whole Jacobian", 1), ("naive", 6))]
     lines = seam_report.tables(rows).splitlines()
     told = [line for line in lines if line.startswith("| 100 ms")]
     assert told == [
@@ -154,7 +147,7 @@ def test_the_tables_say_what_was_flown() -> None:
 
 
 def test_the_figure_is_the_same_for_the_same_rows(tmp_path: Path) -> None:
-    rows = [seam_report.row(cell(name, latency_s), flown(1, 0.05)) for name in seams.KINDS for latency_s in (0.0, 0.4)]
+    rows = [seams.row(cell(name, latency_s), flown(1, 0.05)) for name in seam_report.KINDS for latency_s in (0.0, 0.4)]
     drawn = []
     for name in ("one.svg", "two.svg"):
         seam_report.draw(rows, tmp_path / name)
@@ -191,7 +184,7 @@ def test_the_command_keeps_cells_and_writes_the_page(
     assert {(row["latency_s"], row["name"]) for row in last} == {
         (latency_s, name)
         for latency_s in (0.0, 0.05, 0.4)
-        for name in (*seams.KINDS, seams.CLOSED_FORM, seams.WHOLE_JACOBIAN)
+        for name in (*seam_report.KINDS, seam_report.CLOSED_FORM, seam_report.WHOLE_JACOBIAN)
     }
     assert len(last) == 15
     text = page.read_text()

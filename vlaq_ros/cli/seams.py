@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate import seam_report
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
     from vlaq_ros.evaluate.rollout import in_turn
-    from vlaq_ros.evaluate.seams import CLOSED_FORM, KINDS, WHOLE_JACOBIAN, Cell, engine, fly
+    from vlaq_ros.evaluate.seam_report import CLOSED_FORM, KINDS, WHOLE_JACOBIAN
+    from vlaq_ros.evaluate.seams import Cell, engine, fly, row
     from vlaq_ros.policy.engine import FULL
     from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.study import jacobian
@@ -75,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         for cell, flown in fly(
             model, cells, episodes, limit_s=TIME_LIMIT_S, jobs=arguments.jobs, report=lambda n: bar.advance(task, n)
         ):
-            new = seam_report.row(cell, flown)
-            kept = [row for row in kept if seam_report.key(row) != seam_report.key(new)] + [new]
+            new = row(cell, flown)
+            kept = [old for old in kept if seam_report.key(old) != seam_report.key(new)] + [new]
             path.write_text(json.dumps(kept) + "\n", encoding="utf-8")
             bar.update(task, description=f"{cell.name}, {cell.latency_s * 1e3:g} ms")
     if page:

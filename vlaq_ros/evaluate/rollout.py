@@ -19,7 +19,6 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import (
     ActionChunk,
-    Command,
     Decision,
     FloatArray,
     Guide,
@@ -124,12 +123,12 @@ def own(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """A command replaced what ran before."""
+    """A chunk took over from a motion."""
 
     time_ns: int  # simulated
     observed: FloatArray  # [J] rad (m), the joints in the observation
     chunk: ActionChunk
-    command: Command
+    replaced: Trajectory  # what ran until then
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ def play(
         latency_s: from an observation to the arrival of its command, rounded up to whole monitor periods.
         limit_s: simulated time that an episode may take.
         keep_observations: let outcomes hold what the policy saw.
-        keep_takeovers: let outcomes hold what it answered, and the commands made of that.
+        keep_takeovers: let outcomes hold what it answered, and what that took over from.
         switching: sees every request; when to ask stays with the pilot, whose own decision a replan follows.
         thresholds: of S, finest precision first, in place of the policy's own.
 
@@ -272,6 +271,7 @@ class _Episode:
         self._period_ns = round(period_s * 1e9)
         self._latency_ns = round(latency_s * 1e9)
         self._arriving: tuple[Request, ActionChunk] | None = None
+        self._running: Trajectory | None = None  # what was commanded last
         self._rejections = 0
         self._chunks: list[tuple[str, float, float]] = []  # precision, time and S of each
         self._keep_observations = keep_observations
@@ -351,8 +351,9 @@ class _Episode:
         now_ns = self.sim.time_ns
         self._history.append((now_ns, *self._joint_state()))
         if self._arriving is not None and now_ns >= self._arriving[0].observation.stamp_ns + self._latency_ns:
-            rejection = self.sim.accept(self._answer(*self._arriving))
+            self._running = self._answer(*self._arriving)
             self._arriving = None
+            rejection = self.sim.accept(self._running)
             if rejection is not None:
                 raise RuntimeError(f"the simulated controller rejected a command of the pilot: {rejection}")
         if not self._fixed:
@@ -367,8 +368,8 @@ class _Episode:
         except RejectedChunkError:
             self._rejections += 1
             return self.pilot.hold(self._window(), now_ns)
-        if self._keep_takeovers:
-            self._takeovers.append(Takeover(now_ns, observation.joint_positions, chunk, command))
+        if self._keep_takeovers and self._running is not None:
+            self._takeovers.append(Takeover(now_ns, observation.joint_positions, chunk, self._running))
         return command.trajectory
 
     def _joint_state(self) -> tuple[FloatArray, FloatArray]:

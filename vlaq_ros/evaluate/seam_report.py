@@ -1,4 +1,4 @@
-"""What flights say of their seams: as rows that are kept, as tables of a page, as a figure."""
+"""What is known of seams, as tables of a page, as a figure, and as one line of JSON."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.evaluate.report import PALETTE
-from vlaq_ros.evaluate.seams import (
-    AFTER,
-    BEFORE,
-    CLOSED_FORM,
-    NEAR,
-    OFFSETS,
-    PERIOD_S,
-    WHOLE_JACOBIAN,
-    Cell,
-    Flown,
-)
-from vlaq_ros.evaluate.statistics import BoolArray, mcnemar, wilson95
+from vlaq_ros.evaluate.statistics import mcnemar
+from vlaq_ros.policy.engine import FULL
+
+KINDS = ("naive", "blended", "guided")
+CLOSED_FORM, WHOLE_JACOBIAN = "closed form", "whole Jacobian"  # two ways to guide
 
 _SHOWN = {  # of the motion around a seam: name, factor and unit on paper
     "disagreement_rad": ("disagreement", 1e3, "mrad"),
@@ -32,8 +24,8 @@ _SHOWN = {  # of the motion around a seam: name, factor and unit on paper
     "jerk_rad_s3": ("jerk", 1.0, "rad/s³"),
 }
 _RATES = tuple(_SHOWN)[1:]
-_COLOURS = {"naive": PALETTE[1], "blended": PALETTE[3], "guided": PALETTE[0]}
-_ORDER = (*_COLOURS, CLOSED_FORM, WHOLE_JACOBIAN)
+_COLOURS = dict(zip(KINDS, (PALETTE[1], PALETTE[3], PALETTE[0]), strict=True))
+_ORDER = (*KINDS, CLOSED_FORM, WHOLE_JACOBIAN)
 _HEADS = (
     "latency",
     "seams",
@@ -47,32 +39,7 @@ _HEADS = (
     "jerk, rad/s³",
 )
 
-Row = Mapping[str, Any]
-
-
-def row(cell: Cell, flown: Flown) -> dict[str, Any]:
-    """Sum up a cell in numbers that JSON holds."""
-    seams = flown.seams
-    around = {name: np.abs(getattr(seams, name)) for name in _SHOWN}
-    failed = sorted(seed for seed, success in flown.successes.items() if not success)
-    n = len(flown.successes)
-    return {
-        "name": cell.name,
-        "precision": cell.precision,
-        "latency_s": cell.latency_s,
-        "first_seed": min(flown.successes),
-        "n": n,
-        "failed": failed,
-        "wilson95": [round(bound, 4) for bound in wilson95(n - len(failed), n)],
-        "rejections": flown.rejections,
-        "seams": len(seams.speed_jump_rad_s),
-        "jump_rad": _spread(around["disagreement_rad"][:, OFFSETS == 0][:, 0]),
-        "near_rad": _spread(_peak(around["disagreement_rad"], NEAR)),
-        "speed_jump_rad_s": _spread(seams.speed_jump_rad_s),
-        "after": {name: _spread(_peak(around[name], AFTER)) for name in _RATES},
-        "before": {name: _spread(_peak(around[name], BEFORE)) for name in _RATES},
-        "around": {name: [_spread(column) for column in values.T] for name, values in around.items()},
-    }
+Row = Mapping[str, Any]  # what `seams.row` makes of a cell
 
 
 def key(row: Row) -> tuple[object, ...]:
@@ -82,13 +49,13 @@ def key(row: Row) -> tuple[object, ...]:
 
 def last_line(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Give what the last line of `vlaq seams` says: all rows, without the curves of the figure."""
-    return [{key: value for key, value in row.items() if key != "around"} for row in rows]
+    return [{key: value for key, value in row.items() if key not in {"times_s", "around"}} for row in rows]
 
 
 def tables(rows: Sequence[Row]) -> str:
     """Lay out success, disagreement and executed motion, one row for each latency and kind of seam."""
-    quantized = [row for row in rows if row["precision"] != "full"]
-    full = [row for row in rows if row["precision"] == "full"]
+    quantized = [row for row in rows if row["precision"] != FULL]
+    full = [row for row in rows if row["precision"] == FULL]
     parts = []
     for title, chosen in (
         ("Naive, blended, guided", quantized),
@@ -101,9 +68,8 @@ def tables(rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw the motion around seams at every latency: medians as lines, 95th percentiles dashed."""
-    shown = [row for row in rows if row["name"] in _COLOURS and row["precision"] != "full"]
+    shown = [row for row in rows if row["name"] in _COLOURS and row["precision"] != FULL]
     latencies = sorted({row["latency_s"] for row in shown})
-    times_s = OFFSETS * PERIOD_S
     figure = Figure(figsize=(3.1 * len(latencies), 9.0), layout="constrained", facecolor="white")
     grid = figure.subplots(len(_SHOWN), len(latencies), squeeze=False, sharex=True, sharey="row")
     for line, (name, (title, factor, unit)) in zip(grid, _SHOWN.items(), strict=True):
@@ -114,8 +80,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             for chosen in (row for row in shown if row["latency_s"] == latency_s):
                 colour = _COLOURS[chosen["name"]]
                 median, high = np.array(chosen["around"][name], dtype=float).T * factor
-                axes.plot(times_s, median, color=colour, linewidth=1.6, label=chosen["name"])
-                axes.plot(times_s, high, color=colour, linewidth=0.9, linestyle="--")
+                axes.plot(chosen["times_s"], median, color=colour, linewidth=1.6, label=chosen["name"])
+                axes.plot(chosen["times_s"], high, color=colour, linewidth=0.9, linestyle="--")
     for axes, latency_s in zip(grid[0], latencies, strict=True):
         axes.set_title(f"latency {latency_s * 1e3:g} ms")
     for axes in grid[-1]:
@@ -165,17 +131,3 @@ def _ratio(row: Row, name: str) -> float:
 def _said(spread: Sequence[float], factor: float) -> str:
     median, high = (value * factor for value in spread)
     return f"{median:.3g} / {high:.3g}"
-
-
-def _peak(values: FloatArray, columns: BoolArray) -> FloatArray:
-    """The largest of some columns; nan where one is not known."""
-    peak: FloatArray = values[:, columns].max(axis=1)
-    return peak
-
-
-def _spread(values: FloatArray) -> list[float | None]:
-    """Median and 95th percentile of what is known, to 4 digits."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return [None, None]
-    return [float(f"{np.percentile(known, rank):.4g}") for rank in (50, 95)]

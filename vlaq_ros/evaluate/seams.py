@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.evaluate.parallel import PART, portable_errors, workers
 from vlaq_ros.evaluate.rollout import Answering, Outcome, Takeover, play
+from vlaq_ros.evaluate.statistics import BoolArray, wilson95
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.engine import FULL, Engine
 from vlaq_ros.sim import panda
@@ -31,8 +31,7 @@ NEAR = (OFFSETS >= 0) & (OFFSETS <= 25)  # the 0.2 s in which a chunk is held ag
 AFTER = (OFFSETS >= 0) & (OFFSETS < 12)  # 0.1 s
 BEFORE = (OFFSETS >= -15) & (OFFSETS < -3)  # as long, and no third difference in it reaches over the seam
 
-KINDS = ("naive", "blended", "guided")
-CLOSED_FORM, WHOLE_JACOBIAN = "closed form", "whole Jacobian"  # two ways to guide
+_RATES = ("speed_rad_s", "acceleration_rad_s2", "jerk_rad_s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +50,9 @@ class Seams:
         arm = outcome.joints[:, :-1]
         rates = [np.abs(np.diff(arm, order, axis=0)).max(axis=1) / PERIOD_S**order for order in (1, 2, 3)]
         apart, jumps, around = [], [], []
-        for before, after in pairwise(outcome.takeovers):
-            stamps_ns = after.time_ns + OFFSETS * PERIOD_NS
-            ran, asked = sample(before.command.trajectory, stamps_ns), sample(_asked(after, kinematics), stamps_ns)
+        for takeover in outcome.takeovers:
+            stamps_ns = takeover.time_ns + OFFSETS * PERIOD_NS
+            ran, asked = sample(takeover.replaced, stamps_ns), sample(_asked(takeover, kinematics), stamps_ns)
             position, velocity = (np.abs(a - b)[:, :-1].max(axis=1) for a, b in zip(asked[:2], ran[:2], strict=True))
             apart.append(np.where(NEAR, position, np.nan))
             jumps.append(velocity[OFFSETS == 0][0])
@@ -94,6 +93,32 @@ class Flown:
         successes = {seed: success for part in parts for seed, success in part.successes.items()}
         seams = Seams.joined([part.seams for part in parts])
         return cls(successes, seams, sum(part.rejections for part in parts))
+
+
+def row(cell: Cell, flown: Flown) -> dict[str, Any]:
+    """Sum up a cell in numbers that JSON holds: peaks and curves as medians and 95th percentiles."""
+    seams = flown.seams
+    around = {name: np.abs(getattr(seams, name)) for name in ("disagreement_rad", *_RATES)}
+    failed = sorted(seed for seed, success in flown.successes.items() if not success)
+    n = len(flown.successes)
+    return {
+        "name": cell.name,
+        "precision": cell.precision,
+        "latency_s": cell.latency_s,
+        "first_seed": min(flown.successes),
+        "n": n,
+        "failed": failed,
+        "wilson95": [round(bound, 4) for bound in wilson95(n - len(failed), n)],
+        "rejections": flown.rejections,
+        "seams": len(seams.speed_jump_rad_s),
+        "jump_rad": _spread(around["disagreement_rad"][:, OFFSETS == 0][:, 0]),
+        "near_rad": _spread(_peak(around["disagreement_rad"], NEAR)),
+        "speed_jump_rad_s": _spread(seams.speed_jump_rad_s),
+        "after": {name: _spread(_peak(around[name], AFTER)) for name in _RATES},
+        "before": {name: _spread(_peak(around[name], BEFORE)) for name in _RATES},
+        "times_s": [round(time_s, 6) for time_s in (OFFSETS * PERIOD_S).tolist()],
+        "around": {name: [_spread(column) for column in values.T] for name, values in around.items()},
+    }
 
 
 @cache
@@ -161,3 +186,17 @@ def _asked(takeover: Takeover, kinematics: Kinematics) -> Trajectory:
     times_ns = np.append(0, step_times(len(chunk.actions), chunk.step_s))
     targets = kinematics.joint_targets(chunk, takeover.observed)
     return Trajectory(chunk.stamp_ns, kinematics.joint_names, times_ns, np.vstack([takeover.observed, targets]))
+
+
+def _peak(values: FloatArray, columns: BoolArray) -> FloatArray:
+    """The largest of some columns; nan where one is not known."""
+    peak: FloatArray = values[:, columns].max(axis=1)
+    return peak
+
+
+def _spread(values: FloatArray) -> list[float | None]:
+    """Median and 95th percentile of what is known, to 4 digits."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return [None, None]
+    return [float(f"{np.percentile(known, rank):.4g}") for rank in (50, 95)]
