@@ -98,7 +98,7 @@ def _machine(document: Mapping[str, Any]) -> list[str]:
         f"{machine['name']}; {' '.join(machine['instructions'])}; {caches}; {machine['frequency']}; {versions}. "
         f"Kernel: **{document['kernel']['name']}**. {document['kernel']['why']}",
         "",
-        *_table(["threads", *(f"{level}, GB/s" for level in levels), *(f"{kind}, GOP/s" for kind in kinds)], rows),
+        *table(["threads", *(f"{level}, GB/s" for level in levels), *(f"{kind}, GOP/s" for kind in kinds)], rows),
     ]
 
 
@@ -115,7 +115,7 @@ def _targets(document: Mapping[str, Any]) -> list[str]:
             rows.append([str(m), f"{targets[m]:g}" if m in targets else "-", *means])
         heads = ["M", "target over bf16", "over the best bf16", "over the best fp32", "over the best installable"]
         lines += [f"W{bits}A8, one thread, geometric mean over the layers with K of {_LARGE} or more:", ""]
-        lines += _table(heads, rows)
+        lines += table(heads, rows)
     every = [
         (row, bits, row[f"best_installable_w{bits}_95"][0])
         for row in document["linear"]
@@ -129,7 +129,7 @@ def _targets(document: Mapping[str, Any]) -> list[str]:
         "",
     ]
     if behind:
-        lines += _table(
+        lines += table(
             ["behind", "N x K", "M", "threads", "ratio", "95 %", "against"],
             [
                 [
@@ -164,7 +164,7 @@ def _linears(document: Mapping[str, Any]) -> list[str]:
                 ]
             )
         heads = ["N x K", "M", "W8A8", "W4A8", "W8 / bf16", "W4 / bf16", "W8 / fp32", "W4 / fp32"]
-        lines += _table([*heads, "W8 / best installable", "W4 / best installable"], body)
+        lines += table([*heads, "W8 / best installable", "W4 / best installable"], body)
     return lines
 
 
@@ -183,8 +183,8 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
             if name not in policy["ms"]:
                 rows.append([f"{name} (few calls)", f"{ms:.1f}", f"{best / ms:.2f}", "", ""])
         heads = ["path", "ms", "over the best of transformers", "of the roofline of its linears", "where its time goes"]
-        lines += _table(heads, rows)
-        lines += _table(
+        lines += table(heads, rows)
+        lines += table(
             ["ratio", "speed-up", "95 %"],
             [
                 [
@@ -196,7 +196,7 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
                 for key, value in values.items()
             ],
         )
-        lines += _table(
+        lines += table(
             ["held", "linears / bf16", "target", "all / bf16"],
             [
                 [
@@ -214,15 +214,15 @@ def _policies(policies: Sequence[Mapping[str, Any]]) -> list[str]:
 def _paths(document: Mapping[str, Any]) -> list[str]:
     """Tell of every path: how its numbers are quantized, and all times."""
     lines = ["### Every path", ""]
-    lines += _table(["path", "granularity"], [[name, text] for name, text in document["granularity"].items() if text])
+    lines += table(["path", "granularity"], [[name, text] for name, text in document["granularity"].items() if text])
     for (threads, n, k), rows in _grouped(document["linear"] + document["linear_embedded"], "threads", "n", "k"):
         names = list(dict.fromkeys(name for row in rows for name in (*row["paths"], *row["left_out"])))
         body = [[name, *(_cell(row, name) for row in rows)] for name in names]
         lines += [f"{n} x {k}, {threads} thread{'s' if threads > 1 else ''}, µs:", ""]
-        lines += _table(["path", *(f"M = {row['m']}" for row in rows)], body)
+        lines += table(["path", *(f"M = {row['m']}" for row in rows)], body)
     reasons = {name: why for row in document["linear"] for name, why in row["left_out"].items()}
     if reasons:
-        lines += ["Left out (an example of each):", "", *_table(["path", "why"], [[*pair] for pair in reasons.items()])]
+        lines += ["Left out (an example of each):", "", *table(["path", "why"], [[*pair] for pair in reasons.items()])]
     return lines
 
 
@@ -248,5 +248,6 @@ def _interval(bounds: Sequence[float]) -> str:
     return f"{bounds[0]:.2f} to {bounds[1]:.2f}"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out a Markdown table, with an empty line after it."""
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)] + [""]
