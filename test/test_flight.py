@@ -333,12 +333,12 @@ def test_landing_holds_and_drops_the_inference_that_runs(bench: Bench) -> None:
     bench.observer.push_instruction(TASK)
     bench.tick()
     bench.stall()
-    threading.Timer(0.1, bench.policy.free.set).start()
     bench.flight.land()
-    bench.flight.fetch()
+    assert bench.sent[-1][1] is None, "it does not wait for the inference"
+    bench.policy.free.set()
+    bench.fetch()
     assert len(bench.commands) == 1
     assert len(bench.holds) == 1
-    assert bench.sent[-1][1] is None
     bench.ticks(20)
     assert len(bench.commands) == 2, "it can go on, once the arm rests"
 
@@ -509,6 +509,20 @@ def test_an_answer_that_saw_the_jump_is_dropped(bench: Bench) -> None:
     bench.fetch()
     assert len(bench.commands) == count
     assert len(bench.holds) == 1
+
+
+def test_a_jump_while_nothing_runs_is_not_believed(bench: Bench) -> None:
+    bench.ticks(5)
+    bench.follows = False
+    bench.positions = HOME + 0.7 * np.eye(8)[3]
+    bench.observer.push_instruction(TASK)
+    bench.tick()
+    bench.positions = HOME
+    bench.ticks(5)
+    assert bench.sent == []
+    assert bench.flight.log.jumps == 2
+    bench.ticks(10)
+    np.testing.assert_allclose(bench.commands[0].trajectory.positions[0], HOME, atol=1e-9)
 
 
 def test_an_arm_that_does_not_follow_is_said_once(bench: Bench) -> None:

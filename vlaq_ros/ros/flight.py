@@ -72,6 +72,7 @@ class Flight:
         self._jumps = jumps
         self._following = following
         self._retry_ns = round(config.replan_period_s * 1e9)
+        self._doubt_for_ns = round(config.max_joint_age_s * 1e9)
         self._stall_ns = round(config.stall_timeout_s * 1e9)
         self._clock = clock
         self._steady = steady
@@ -87,7 +88,8 @@ class Flight:
         self._failed_ns: int | None = None  # when the last inference failed, within this epoch
         self._failure: type[BaseException] | None = None  # how it failed
         self._sent: Command | None = None  # what the arm executes; None where it holds
-        self._brake_ns = (0, 0)  # when the last hold began, and when it ended: until then the arm moves
+        self._brake_ns = (0, 0)  # begin and end of the last hold: until then the arm moves
+        self._doubt_ns = (0, 0)  # begin and end of the last doubt in what joint states say
         self._missed = False  # the deadline of what the arm executes was counted as missed
 
     def tick(self) -> None:
@@ -177,12 +179,12 @@ class Flight:
         return epoch != self._answered or self.pilot.due(now_ns)
 
     def _think(self) -> Command | Stale:
-        now_ns, (brakes_ns, rests_ns) = self._clock(), self._brake_ns
+        now_ns, unusable_ns = self._clock(), (self._brake_ns, self._doubt_ns)
         sampled = self.observer.sample(now_ns)
         if isinstance(sampled, Stale):
             return sampled
-        if brakes_ns <= now_ns and sampled.stamp_ns < rests_ns:
-            return Stale(("the images show the arm before it came to rest",))
+        if any(begin_ns <= now_ns and sampled.stamp_ns < end_ns for begin_ns, end_ns in unusable_ns):
+            return Stale(("the observation does not show where the arm rests",))
         return self.pilot.step(sampled, self._clock)
 
     def _look(self, now_ns: int) -> JointWindow | None:
@@ -196,6 +198,7 @@ class Flight:
             self._say(f"joint states jump: {jump.sentence}")
             self.hold(jump.before)
             self._void = True
+            self._doubt_ns = jump.before.stamp_ns, window.stamp_ns + self._doubt_for_ns
         said = self._following.judge(window, now_ns) if self._following is not None else ""
         if said and not self.unfollowed:
             self._say(said)
