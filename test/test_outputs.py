@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,20 +21,22 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 from test_msgs.action import Fibonacci
 from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros import messages
-from vlaq_ros.config import GripperConfig, RobotConfig, build
+from vlaq_ros.config import ArmConfig, GripperConfig, RobotConfig, build
 from vlaq_ros.datatypes import Trajectory
 from vlaq_ros.errors import BadValueError, JointNamesError, MissingDependencyError
 from vlaq_ros.joints import JointMap
 from vlaq_ros.ros import gripper
 from vlaq_ros.ros.outputs import Outputs
+from vlaq_ros.sim import panda
 
 DOMAIN_ID = 1 + os.getpid() % 100
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0  # a busy machine needs half a minute to start a process
 ARM, FINGER = ("shoulder", "elbow"), "finger"
 POLICY = ("e", "s", "f")  # another order than the controller's
 STAMP_NS = 5_000_000_000
@@ -265,6 +269,47 @@ def test_a_gripper_with_a_controller_of_its_own_is_not_in_the_arms_command(
     assert list(arm[0].joint_names) == ["m_shoulder", "elbow"]
     assert len(arm[0].points[0].positions) == len(arm[0].points[0].velocities) == 2
     np.testing.assert_allclose(opening[-1].data, [20.0])
+
+
+def test_a_simulated_arm_with_forward_controllers_goes_where_it_is_streamed(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = RobotConfig.load("sim_panda")
+    config = replace(
+        shipped,
+        arm=ArmConfig(topic="position_controller/commands", type="Float64MultiArray"),
+        gripper=GripperConfig(type="Float64MultiArray", topic="gripper_controller/commands"),
+    )
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN_ID))
+    command = [sys.executable, "-m", "vlaq_ros.ros.sim_robot_node", "--ros-args", "-p", "controller:=Float64MultiArray"]
+    node, states = Node("pilot", context=context, enable_rosout=False), list[JointState]()
+    node.create_subscription(JointState, "joint_states", states.append, 1)
+    joints = JointMap(config, panda.JOINT_NAMES)
+    sender = Outputs(node, config, joints, dry_run=False)
+    sender.activate()
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def wait(condition: Callable[[], object], what: str) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline_s, f"not within {PATIENCE_S} s: {what}"
+            executor.spin_once(timeout_sec=0.02)
+
+    with subprocess.Popen(command) as process:
+        try:
+            wait(lambda: states and node.count_subscribers(config.gripper.topic), "the robot answers")
+            start = np.array(states[-1].position)
+            goal = start + np.array([0.1] * 7 + [-0.02])
+            now_ns = node.get_clock().now().nanoseconds
+            still = np.zeros((2, 8))
+            sender.send(Trajectory(now_ns, joints.urdf, np.array([0, 10**9]), np.array([start, goal]), still, still))
+            wait(lambda: np.abs(np.array(states[-1].position) - goal).max() < 3e-3, "arm and gripper at their goals")
+        finally:
+            process.kill()
+    sender.close()
+    executor.shutdown()
+    node.destroy_node()
 
 
 def test_a_dry_run_moves_everything_to_shadow_topics(
