@@ -11,10 +11,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, multinomial
 from sources import ROOT
 
 from vlaq_ros.errors import BadValueError, MissingKeyError, TrialPlanFileError, UnknownKeyError
-from vlaq_ros.evaluate.trial import ConditionConfig, TrialPlan, order, shipped_plans
+from vlaq_ros.evaluate.trial import ConditionConfig, TrialPlan, order, settings_tables, shipped_plans
 
 SHIPPED = TrialPlan.load("sim")
 
@@ -149,3 +150,21 @@ def test_unreadable_plans(tmp_path: Path, content: str | None, why: str) -> None
         f"trial plan {str(file)!r} {why}; expected the path of a YAML file or the name of a shipped plan: "
         f"{', '.join(shipped_plans())}"
     )
+
+
+def test_the_docs_table_is_current() -> None:
+    assert (ROOT / "docs/trial.md").read_text().endswith(settings_tables()), (
+        "replace the tables at the end of docs/trial.md by the output of: python -m vlaq_ros.evaluate.trial"
+    )
+
+
+@pytest.mark.parametrize(("blocks", "found"), [(20, 43), (30, 68), (40, 84)])
+def test_what_the_docs_say_that_blocks_show(blocks: int, found: int) -> None:
+    only_first, only_second = 0.9 * 0.4, 0.1 * 0.6
+    power = sum(
+        multinomial.pmf([a, b, blocks - a - b], blocks, [only_first, only_second, 1 - only_first - only_second])
+        for a in range(blocks + 1)
+        for b in range(blocks + 1 - a)
+        if a + b and binomtest(a, a + b).pvalue < 0.05
+    )
+    assert round(100 * power) == found

@@ -7,11 +7,12 @@ so conditions are compared in pairs, and what drifts over a day (light, wear, th
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from vlaq_ros.config import AUTO, RobotConfig, build, read_mapping, resolve, setting, share
+from vlaq_ros.config import AUTO, RobotConfig, build, read_mapping, resolve, setting, settings_table, share
 from vlaq_ros.errors import BadValueError, TrialPlanFileError
 
 TOPIC, OPERATOR = "topic", "operator"
@@ -177,3 +178,19 @@ def order(plan: TrialPlan) -> tuple[Trial, ...]:
 def shipped_plans() -> list[str]:
     """Names of the plans that come with the package."""
     return sorted(file.stem for file in (share() / _FOLDER).glob("*.yaml"))
+
+
+def settings_tables() -> str:
+    """Render all that can be said in a plan, for docs/trial.md."""
+    titles = {
+        TrialPlan: "Plan",
+        ConditionConfig: "Plan: `conditions.NAME`",
+        StartConfig: "Plan: `start`",
+        SuccessConfig: "Plan: `success`",
+        SceneConfig: "Plan: `scene`",
+    }
+    return "\n".join(line for cls, title in titles.items() for line in [*settings_table(cls, title), ""])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(settings_tables())

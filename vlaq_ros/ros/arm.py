@@ -27,7 +27,7 @@ _FIND_TIMEOUT_S = 20.0
 _REST_S = 0.4  # an arm that has moved by less than a quarter of the tolerances for so long is at rest
 _REST_TIMEOUT_S = 15.0
 _MAX_JOINT_AGE_S = 0.5
-_TRIES = 2  # a controller that has just been found may have missed the first motion
+_TRIES = 3  # a controller that has just been found, or hears of a motion after its end, misses one
 _CHECKS = 50  # points of the way at which the tool must be in the workspace
 
 
