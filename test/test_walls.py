@@ -48,7 +48,7 @@ CLOSED_LOOP = {  # runs the simulator itself
     *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "seams.py", "switching.py")),
     *(PACKAGE / "calibrate" / name for name in ("calibration.py", "episodes.py", "perturbation.py", "simulated.py")),
 }
-TIMELESS = {"datatypes", "config", "messages", "observe", "control", "pilot", "quant", "policy"}
+TIMELESS = {"datatypes", "config", "messages", "joints", "observe", "control", "pilot", "quant", "policy"}
 
 
 def room(file: Path) -> str:
