@@ -148,6 +148,18 @@ def test_what_has_no_default_must_be_said(tmp_path: Path, key: str) -> None:
             "rate_hz in {path}: cameras.front is 0; expected a number from 0.1 to 1000 Hz",
         ),
         (
+            {"cameras": {"front": {"topic": "front camera", "rate_hz": 30.0}}},
+            "topic in {path}: cameras.front is 'front camera'; expected a ROS name such as camera/front/image_raw",
+        ),
+        (
+            {"joint_state_topic": ""},
+            "joint_state_topic in {path} is ''; expected a ROS name such as camera/front/image_raw",
+        ),
+        (
+            {"estop_topic": "e-stop"},
+            "estop_topic in {path} is 'e-stop'; expected a ROS name such as camera/front/image_raw",
+        ),
+        (
             {"arm_joints": ["a", "a"], "gripper_joint": "g"},
             "arm_joints in {path} is ['a', 'a', 'g']; expected every joint once, the gripper's not among the arm's",
         ),
@@ -180,6 +192,11 @@ def test_unusable_robot(tmp_path: Path, changes: dict[str, Any], words: str) -> 
     with pytest.raises(BadValueError) as caught:
         RobotConfig.load(str(path))
     assert str(caught.value) == words.format(path=path)
+
+
+@pytest.mark.parametrize("topic", ["a", "/a/b_1", "~/a", "left/camera/image_raw"])
+def test_ros_names(tmp_path: Path, topic: str) -> None:
+    assert RobotConfig.load(str(robot_file(tmp_path, estop_topic=topic))).estop_topic == topic
 
 
 @pytest.mark.parametrize("key", [item.name for item in fields(SafetyConfig)])

@@ -123,7 +123,7 @@ class Onlooker:
         return NodeProcess(f"vlaq_ros.ros.{name}_node", parameters, environment, self.logs / f"{name}.log")
 
     def start_pilot(self) -> NodeProcess:
-        return self.start("pilot", model=str(self.model), autostart="true")
+        return self.start("pilot", model=str(self.model), autostart="true", enabled="true")
 
     def tick(self) -> None:
         self.executor.spin_once(timeout_sec=0.05)

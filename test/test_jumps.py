@@ -60,6 +60,13 @@ def test_what_came_before_the_first_look_or_before_time_jumped_does_not_count(be
     assert looks.look(window([0, 10], [(0, 0), (1, 0)])) is None
 
 
+def test_after_a_reset_the_arm_is_where_it_is() -> None:
+    looks = watch()
+    looks.look(window([0], [(0, 0)]))
+    looks.reset()
+    assert looks.look(window([0, 10], [(0, 0), (1, 0)])) is None
+
+
 def test_a_long_gap_explains_a_long_way() -> None:
     looks = watch()
     looks.look(window([0], [(0, 0)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,7 @@ from node_bench import (
 )
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from std_msgs.msg import Float64
+from std_msgs.msg import Bool, Float64, String
 
 from vlaq_ros.config import PilotConfig
 from vlaq_ros.errors import NoDescriptionError, VlaqError
@@ -50,7 +51,7 @@ def ros(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def bench(ros: Callable[..., None], tiny_bundle: Path) -> Iterator[Bench]:
-    ros(model=str(tiny_bundle), replan_period_s=0.2)
+    ros(model=str(tiny_bundle), replan_period_s=0.2, enabled=True)
     made = Bench(Robot(panda.urdf()))
     yield made
     made.close()
@@ -70,10 +71,19 @@ def test_a_command_is_a_whole_chunk_that_ends_at_rest(bench: Bench) -> None:
 
 
 def test_what_the_pilot_says_of_itself(bench: Bench) -> None:
-    names = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms")
-    heard = {name: bench.robot.listen(Float64, name) for name in (*names, "precision_index", "inference_ms")}
+    motion = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms", "late_ms")
+    counted = ("latency_ms/p50", "latency_ms/p95", "deadline_misses", "rejected", "violations/velocity")
+    names = (*motion, *counted, "precision_index", "inference_ms", "precision_share/fine", "precision_share/coarse")
+    heard = {name: bench.robot.listen(Float64, name) for name in names}
+    enabled = bench.robot.listen(Bool, "enabled", LATCHED)
+    stopped = bench.robot.listen(String, "stopped", LATCHED)
     bench.flying()
     bench.wait(lambda: all(np.isfinite(values).any() for values in heard.values()), "every scalar")
+    assert enabled[-1:] == [True]
+    assert stopped[-1:] == [""]
+    assert 0 < heard["latency_ms/p50"][-1] <= heard["latency_ms/p95"][-1]
+    assert heard["precision_share/fine"][-1] + heard["precision_share/coarse"][-1] == pytest.approx(1.0)
+    assert heard["deadline_misses"][-1] % 1 == 0
     late = {name: bench.robot.listen(Float64, f"bytes_over_bf16/{name}", LATCHED) for name in ("linears", "all")}
     bench.wait(lambda: all(late.values()), "the latched bytes")
     assert bench.robot.precisions[0] == "fine", "the first look is the finest"
@@ -85,6 +95,21 @@ def test_what_the_pilot_says_of_itself(bench: Bench) -> None:
     bench.wait_for_health("state", DiagnosticStatus.OK, "active")
     for component in ("cameras", "joint states", "instruction"):
         bench.wait_for_health(component, DiagnosticStatus.OK, "fresh")
+    for component, said in (("controller", "follows"), ("safety gate", "open"), ("topics", "heard")):
+        bench.wait_for_health(component, DiagnosticStatus.OK, said)
+    machine = bench.wait_for_health("machine", DiagnosticStatus.OK)
+    assert next(item.value for item in machine.values if item.key == "memory of the process").endswith(" MiB")
+
+
+def test_the_page_names_every_topic_and_service_that_the_node_has(bench: Bench) -> None:
+    page = set(re.findall(r"`~(/[a-z0-9_/]+)`", (Path(__file__).parents[1] / "docs/node.md").read_text()))
+    node = bench.pilot()
+    assert node.trigger_configure() == SUCCESS
+    topics = [item.topic_name for item in (*node.publishers, *node.subscriptions)]
+    named = {*topics, *(service.service_name for service in node.services)}
+    own = {name.removeprefix("/pilot") for name in named if name.startswith("/pilot/")}
+    standard = re.compile(r"/(transition_event|.*_states?|.*_transitions|.*_graph|.*parameter.*|get_type_description)")
+    assert page == {name for name in own if not standard.fullmatch(name) and "share" not in name}
 
 
 def test_a_camera_that_stops_stops_commands_until_it_is_back(bench: Bench) -> None:
@@ -165,6 +190,55 @@ def test_precision_is_a_live_parameter(bench: Bench) -> None:
     assert not fixed.successful
 
 
+def test_a_precision_is_requested_by_a_latched_topic_before_or_after_the_start(bench: Bench) -> None:
+    request = bench.robot.create_publisher(String, "/pilot/precision_request", LATCHED)
+    request.publish(String(data="coarse"))
+    node = bench.flying()
+    precision = bench.robot.precisions
+    bench.wait(lambda: precision[-3:] == ["coarse"] * 3, "coarse alone")
+    request.publish(String(data="medium"))
+    request.publish(String(data="fine"))
+    bench.wait(lambda: precision[-3:] == ["fine"] * 3, "fine alone")
+    assert node.get_parameter("precision").value == "fine", "a request and the parameter are one"
+
+
+def test_the_model_changes_while_unconfigured_alone(bench: Bench, tiny_bundle: Path, tmp_path: Path) -> None:
+    node = bench.pilot()
+    [missing] = node.set_parameters([Parameter("model", value=str(tmp_path))])
+    assert not missing.successful
+    assert missing.reason.startswith(f"model directory '{tmp_path}' has no policy.json; ")
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bundle, other)
+    [changed] = node.set_parameters([Parameter("model", value=str(other))])
+    assert changed.successful
+    shutil.rmtree(other)
+    assert node.trigger_configure() == FAILURE
+    assert str(other) in str(node.fault), "it is the other one that is loaded"
+    [back] = node.set_parameters([Parameter("model", value=str(tiny_bundle))])
+    assert back.successful
+    assert node.trigger_configure() == SUCCESS
+    [late] = node.set_parameters([Parameter("model", value=str(tiny_bundle))])
+    assert late.reason == "model cannot change while the node is configured; clean it up first"
+
+
+def test_a_model_that_does_not_fit_into_memory_is_told_in_one_sentence(
+    bench: Bench, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(directory: Path) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    monkeypatch.setattr(pilot_node.Engine, "load", load)
+    assert str(configured(bench)) == (
+        f"model directory '{tiny_bundle}' does not fit into memory (CUDA out of memory. Tried to allocate 2 GiB); "
+        "free memory, or take a bundle that was made under a smaller budget"
+    )
+    bench.wait_for_health("state", DiagnosticStatus.ERROR, "model directory .* does not fit into memory .*")
+    monkeypatch.undo()
+    [node] = bench._pilots
+    assert node.trigger_configure() == SUCCESS, "a failure leaves a clean state"
+    bench.wait_for_health("state", DiagnosticStatus.OK, "inactive")
+
+
 def test_parameters_describe_themselves(bench: Bench) -> None:
     node = bench.pilot()
     dwell = node.describe_parameter("dwell_s")
@@ -174,7 +248,8 @@ def test_parameters_describe_themselves(bench: Bench) -> None:
     assert not node.describe_parameter("precision").read_only
     threads = node.describe_parameter("threads").integer_range[0]
     assert (threads.from_value, threads.to_value, threads.step) == (1, 64, 1)
-    assert node.describe_parameter("image_reliability").additional_constraints == "one of best_effort, reliable"
+    assert node.describe_parameter("seam").additional_constraints == "one of guided, blended, naive"
+    assert not node.describe_parameter("model").read_only, "while the node is unconfigured"
 
 
 def test_the_shipped_parameter_file_loads_through_rcl(ros: Callable[..., None]) -> None:
@@ -222,11 +297,10 @@ def test_what_refuses_to_configure(ros: Callable[..., None], tiny_bundle: Path, 
         text = "unknown precision 'medium'; this policy has: auto, fine, coarse"
     elif case == "robot joints":
         names = [f"arm{i}" for i in range(1, 8)]
-        limits = dict.fromkeys([*names, "panda_finger_joint1"], 1.0)
-        given["robot"] = robot_file(tmp_path, arm_joints=names, acceleration_limits=limits)
+        given["robot"] = robot_file(tmp_path, arm_joints=names)
         text = "the robot file has no joint named panda_joint1, "
     elif case == "cameras":
-        given["robot"] = robot_file(tmp_path, cameras={"side": "image"})
+        given["robot"] = robot_file(tmp_path, cameras={"side": {"topic": "image", "rate_hz": 20.0}})
         text = "the observation has no camera named front, wrist; it has: side; "
     elif case == "urdf joints":
         urdf = urdf.replace("panda_joint3", "elbow")
@@ -296,7 +370,8 @@ def test_the_process_waits_for_the_robot_and_holds_it_when_it_is_terminated(
     ros: Callable[..., None], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     ros()
-    given = {"autostart": "true", "model": tiny_bundle, "replan_period_s": 0.2, "description_timeout_s": 0.5}
+    given = {"autostart": "true", "enabled": "true", "model": tiny_bundle, "replan_period_s": 0.2}
+    given |= {"description_timeout_s": 0.5}
     words = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
     command = [sys.executable, "-m", "vlaq_ros.ros.pilot_node", "--ros-args", *words]
     environment = os.environ | {"ROS_DOMAIN_ID": str(DOMAIN_ID), "OMP_NUM_THREADS": "1"}

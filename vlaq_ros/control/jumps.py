@@ -32,6 +32,10 @@ class JumpWatch:
         self._tolerance_rad = tolerance_rad
         self._seen_ns: int | None = None  # stamp of the newest state that was looked at
 
+    def reset(self) -> None:
+        """Forget what was seen: the next state is where the arm is."""
+        self._seen_ns = None
+
     def look(self, window: JointWindow) -> Jump | None:
         """Find the first jump among the states that are new since the last look."""
         seen_ns, self._seen_ns = self._seen_ns, window.stamp_ns

@@ -51,7 +51,7 @@ class Demo:
         self.logs = {name: out / f"{name}.log" for name in ("sim_robot", "pilot")}
         self._parameters: dict[str, dict[str, str]] = {
             "sim_robot": {},
-            "pilot": {"model": str(model), "precision": precision, "autostart": "true"},
+            "pilot": {"model": str(model), "precision": precision, "autostart": "true", "enabled": "true"},
         }
         self._domain_id = domain_id
         out.mkdir(parents=True, exist_ok=True)

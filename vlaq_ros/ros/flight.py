@@ -154,6 +154,7 @@ class Flight:
         """Hold the arm and forget everything; the answer of an inference that runs will be dropped."""
         self.hold()
         self.pilot.reset()
+        self._jumps.reset()
         self._void = True
         self.fault = self.jump = self.unfollowed = ""
         self._epoch = self._answered = self._failed_ns = self._failure = None

@@ -259,6 +259,7 @@ class PilotNode(LifecycleNode):
 
     def _tick(self) -> None:
         if self._ticking and self._rig is not None:
+            self._rig.inputs.take()
             self._rig.flight.tick()
 
     def _fetch(self) -> None:
