@@ -216,7 +216,9 @@ def test_positions_are_streamed_on_the_nodes_clock_until_the_arm_rests(
     graph.pass_to(STAMP_NS)
     sender.send(motion())
     for passed_ns in range(100_000_000, 1_500_000_000, 100_000_000):
+        heard.clear()
         graph.pass_to(STAMP_NS + passed_ns)
+        graph.wait(lambda: heard, "a position")
         share = min(passed_ns * 1e-9, 1.0)
         expected = [-np.degrees(-0.5 * share - 0.1), share, 40.0 * share]
         np.testing.assert_allclose(heard[-1].data, expected, atol=1e-9)
@@ -357,8 +359,10 @@ def test_an_action_without_its_messages_is_refused(
 ) -> None:
     monkeypatch.setitem(sys.modules, "control_msgs", None)
     config = robot(tmp_path, gripper={"type": kind, "topic": "gripper_cmd"})
+    before = len(list(graph.pilot.publishers))
     with pytest.raises(MissingDependencyError, match="'control_msgs' is needed and not installed; install ros-"):
         Outputs(graph.pilot, config, JointMap(config, POLICY), dry_run=False)
+    assert len(list(graph.pilot.publishers)) == before
 
 
 def test_goals_are_filled_as_control_msgs_defines_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +416,8 @@ def test_a_goal_is_sent_where_the_target_has_moved_on_and_at_rest(graph: Graph) 
     for position, resting in ((96.0, False), (94.0, False), (91.0, False), (90.0, True), (90.0, True)):
         client.follow(position, resting=resting)
         graph.idle()
+    graph.wait(lambda: len(goals) >= 4, "two more goals")
+    graph.idle()
     assert goals == [100, 100, 94, 90]
     server.destroy()
     client.close()

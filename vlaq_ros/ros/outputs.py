@@ -61,17 +61,17 @@ class Outputs:
         self._active = False
         self._motion: Trajectory | None = None  # that is streamed
 
+        finger = joints.urdf.index(robot.gripper_joint)
+        if robot.gripper.type == "Float64MultiArray" or (dry_run and robot.gripper.type != "joint"):
+            self._stream_positions(robot.gripper.topic, [finger])
+        elif robot.gripper.type != "joint":
+            self._stream_goals(robot, finger)  # first, as it may raise
         arm = robot.joint_names if robot.gripper.type == "joint" else robot.arm_joints
         self._arm = [joints.urdf.index(name) for name in arm]
         if robot.arm.type == "JointTrajectory":
             self._whole = self._publisher(JointTrajectory, robot.arm.topic)
         else:
             self._stream_positions(robot.arm.topic, self._arm)
-        finger = joints.urdf.index(robot.gripper_joint)
-        if robot.gripper.type == "Float64MultiArray" or (dry_run and robot.gripper.type != "joint"):
-            self._stream_positions(robot.gripper.topic, [finger])
-        elif robot.gripper.type != "joint":
-            self._stream_goals(robot, finger)
         self._period_ns = round(1e9 / robot.arm.rate_hz)
         # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
         clock = node.get_clock() if node.get_parameter("use_sim_time").value else _STEADY
