@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64, String
 
 from vlaq_ros.datatypes import Command, Decision, Motion, Violations
@@ -28,9 +32,9 @@ class Status:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._precision = node.create_publisher(String, "~/precision", LATCHED)
+        self._precision = self._publisher(String, "precision", LATCHED)
         self._scalars = {
-            name: node.create_publisher(Float64, f"~/{name}", LATCHED if name in _OF_MODEL else 10)
+            name: self._publisher(Float64, name, LATCHED if name in _OF_MODEL else 10)
             for name in (*_OF_MOTION, *_OF_COMMAND, *_OF_MODEL, *_OF_LOG)
         }
         self._precisions: tuple[str, ...] = ()
@@ -40,7 +44,7 @@ class Status:
         self._precisions = precisions
         for name in (f"precision_share/{precision}" for precision in precisions):
             if name not in self._scalars:
-                self._scalars[name] = self._node.create_publisher(Float64, f"~/{name}", 10)
+                self._scalars[name] = self._publisher(Float64, name, 10)
         for name, share in bytes_over_bf16.items():
             self._say(f"bytes_over_bf16/{name}", share)
 
@@ -78,6 +82,11 @@ class Status:
         shares = log.precision_shares()
         for precision in self._precisions:
             self._say(f"precision_share/{precision}", shares.get(precision, 0.0))
+
+    def _publisher(self, kind: type[Any], name: str, qos: QoSProfile | int) -> Publisher[Any]:
+        """Make a topic without the events that rclpy adds: each would be waited on at every wake-up of the node."""
+        silent = PublisherEventCallbacks(use_default_callbacks=False)
+        return self._node.create_publisher(kind, f"~/{name}", qos, event_callbacks=silent)
 
     def _say(self, name: str, value: float) -> None:
         self._scalars[name].publish(Float64(data=float(value)))
