@@ -1,16 +1,18 @@
-# make demo | test | bench | lint | install-test | clean; each builds .venv first, which takes minutes once and no time after.
+# make demo | test | soak | bench | lint | install-test | jetson-check | clean; each builds .venv first, which takes minutes once and no time after.
 
 PIP := .venv/bin/python -m pip install --quiet --constraint constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test bench lint install-test clean
+.PHONY: help demo test soak bench lint install-test jetson-check clean
 
 help:
 	@echo "make demo           a trained policy picks and places in MuJoCo through two ROS 2 processes; leaves out/demo/"
 	@echo "make test           lint, types and the whole test suite"
+	@echo "make soak           an hour of simulated flight with a fault every few seconds"
 	@echo "make bench          all benchmarks, half an hour on two cores; rewrites docs/bench/ and docs/performance.md"
 	@echo "make lint           lint and types alone"
 	@echo "make install-test   install the committed tree with pip and with colcon in clean folders"
+	@echo "make jetson-check   what can be known of a Jetson without one: wheels, sm_87, SDOT"
 	@echo "make clean          remove .venv, out/ and build products"
 
 demo: .venv/installed
@@ -21,10 +23,14 @@ test: lint
 	$(PIP) ray
 	.venv/bin/python -m pytest
 
+soak: .venv/installed
+	.venv/bin/python test/soak.py
+
 # torchao is only compared with; it stays out of .venv, for transformers would import it at every start.
 bench: .venv/installed
 	$(PIP) --upgrade --no-deps --target out/bench/torchao torchao
 	PYTHONPATH=out/bench/torchao .venv/bin/vlaq bench --page docs/performance.md
+	.venv/bin/vlaq bench --node --page docs/performance.md
 
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -33,6 +39,9 @@ lint: .venv/installed
 
 install-test: .venv/installed
 	test/install_test.sh .venv/bin/python
+
+jetson-check: .venv/installed
+	test/jetson_check.sh .venv/bin/python
 
 clean:
 	rm -rf .venv out build dist install log *.egg-info

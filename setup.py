@@ -43,6 +43,7 @@ setup(
         "matplotlib",
         "numpy",
         "opencv-python-headless",
+        "packaging",
         "pin",
         "pyyaml",
         "rich",
@@ -74,6 +75,7 @@ setup(
             "hypothesis",
             "mypy",
             "pytest",
+            "ros-test-msgs~=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'",  # an action, as control_msgs
             "ruff",
             "setuptools",
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",  # builds of torch for CUDA bring it
