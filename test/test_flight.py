@@ -383,6 +383,20 @@ def test_a_gate_that_closes_brakes_the_arm_once_and_drops_what_is_computed(bench
     assert brake.times_ns[-1] < 0.8e9, "a brake, not the rest of the chunk"
 
 
+def test_a_brake_leaves_what_was_sent_and_not_an_answer_that_was_only_computed(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.ticks(10)
+    bench.stall()
+    bench.policy.free.set()
+    assert bench.thought.wait(PATIENCE_S), "the answer is there; it is not fetched yet"
+    bench.now_ns += 60 * MS
+    bench.gate.enabled = False
+    bench.flight.tick()
+    (running, _), (brake, _) = bench.sent[-2:]
+    for new, old in zip(sample(brake, bench.now_ns), sample(running, bench.now_ns), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-9)
+
+
 def test_after_a_brake_the_arm_goes_on_from_where_it_rests(bench: Bench) -> None:
     bench.observer.push_instruction(TASK)
     bench.ticks(20)

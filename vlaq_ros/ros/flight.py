@@ -138,6 +138,7 @@ class Flight:
         window = window or self.observer.joints(0.0)
         if self._sent is None or window is None:
             return
+        self.pilot.reset(self._sent)  # an answer that is computed and not sent moves nothing
         trajectory = self.pilot.hold(window, self._clock())
         self._sent, self._void = None, True
         begin_ns, end_ns = (trajectory.stamp_ns + trajectory.times_ns[[0, -1]]).tolist()
