@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.serialization import deserialize_message
@@ -26,7 +25,7 @@ from vlaq_ros import messages
 from vlaq_ros.config import RobotConfig, share
 from vlaq_ros.datatypes import ImageArray
 from vlaq_ros.observe import Observer
-from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.qos import LATCHED, SILENT_SUBSCRIPTION
 
 INSTRUCTION_TOPIC = "instruction"
 PROFILE = share() / "config/fastdds_shm32.xml"
@@ -126,8 +125,9 @@ class Inputs:
         remedy: str = "change the publisher",
         **how: Any,
     ) -> None:
-        silent = SubscriptionEventCallbacks(use_default_callbacks=False)  # `faults` says more
-        subscription = self._node.create_subscription(kind, topic, store, qos, event_callbacks=silent, **how)
+        subscription = self._node.create_subscription(
+            kind, topic, store, qos, event_callbacks=SILENT_SUBSCRIPTION, **how
+        )
         name = f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
         self._inputs.append(_Input(subscription, qos, name, remedy))
 

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from std_msgs.msg import Float64MultiArray
@@ -21,10 +19,10 @@ from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.errors import BadValueError, JointNamesError
 from vlaq_ros.joints import JointMap
 from vlaq_ros.ros import encode, gripper
+from vlaq_ros.ros.clocks import STEADY
 
 _LEAD_NS = 20_000_000  # a message takes less than this to its controller
 _SETTLE_NS = 500_000_000  # streaming goes on for this long at rest
-_STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 _GOAL_STEP = 0.05  # of the gripper's range: a target that moved less is no new goal of its action
 
 Stream = Callable[[FloatArray, bool], None]  # takes the values [J] of all joints in messages; whether the arm rests
@@ -74,7 +72,7 @@ class Outputs:
             self._stream_positions(robot.arm.topic, self._arm)
         self._period_ns = round(1e9 / robot.arm.rate_hz)
         # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
-        clock = node.get_clock() if node.get_parameter("use_sim_time").value else _STEADY
+        clock = node.get_clock() if node.get_parameter("use_sim_time").value else STEADY
         self._timer = node.create_timer(self._period_ns * 1e-9, self._tick, clock=clock) if self._streams else None
 
     def activate(self) -> None:

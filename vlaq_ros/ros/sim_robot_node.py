@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -28,6 +26,7 @@ from vlaq_ros.config import SimRobotConfig
 from vlaq_ros.datatypes import ImageArray
 from vlaq_ros.errors import BadValueError, UnusableMessageError, VlaqError
 from vlaq_ros.ros import parameters
+from vlaq_ros.ros.clocks import STEADY, SYSTEM
 from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim.pacing import Pacer
@@ -65,7 +64,7 @@ class SimRobotNode(Node):
             raise BadValueError("real_time_factor", config.real_time_factor, expected, "the parameters of sim_robot")
         self._stamps_are_simulated = config.publish_clock
         # Paced by the clock that its stamps must agree with, if there is one.
-        self._pacing_clock = Clock(clock_type=ClockType.STEADY_TIME if config.publish_clock else ClockType.SYSTEM_TIME)
+        self._pacing_clock = STEADY if config.publish_clock else SYSTEM
         start_ns = self._now_ns()
         self._robot = SimRobot(time_ns=0 if config.publish_clock else start_ns)
         self._pacer = Pacer(config.real_time_factor, self._robot.time_ns, start_ns)

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
@@ -16,7 +15,7 @@ from std_msgs.msg import Float64, String
 from vlaq_ros.datatypes import Command, Decision, Motion, Violations
 from vlaq_ros.observe import JOINT_STATES
 from vlaq_ros.ros.flight_log import FlightLog
-from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 
 _OF_MOTION = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms", "late_ms")
 _OF_COMMAND = ("precision_index", "inference_ms", "upswitch_ms")  # with every command, after its precision
@@ -84,9 +83,7 @@ class Status:
             self._say(f"precision_share/{precision}", shares.get(precision, 0.0))
 
     def _publisher(self, kind: type[Any], name: str, qos: QoSProfile | int) -> Publisher[Any]:
-        """Make a topic without the events that rclpy adds: each would be waited on at every wake-up of the node."""
-        silent = PublisherEventCallbacks(use_default_callbacks=False)
-        return self._node.create_publisher(kind, f"~/{name}", qos, event_callbacks=silent)
+        return self._node.create_publisher(kind, f"~/{name}", qos, event_callbacks=SILENT_PUBLISHER)
 
     def _say(self, name: str, value: float) -> None:
         self._scalars[name].publish(Float64(data=float(value)))
