@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sources import ROOT
 
 from vlaq_ros.evaluate.statistics import holm, mcnemar, wilson95
 from vlaq_ros.evaluate.trial import ConditionConfig, TrialPlan, order
-from vlaq_ros.evaluate.trial_log import Record
+from vlaq_ros.evaluate.trial_log import Record, read
 from vlaq_ros.evaluate.trial_report import draw, summary, tables
 
 NAMES = ("auto", "fine", "coarse")
@@ -151,3 +152,12 @@ def test_the_figure_shows_every_condition_and_is_the_same_for_the_same_records(t
     assert first == second
     draw(PLAN, records(OUTCOMES), paths[1])
     assert paths[1].read_bytes() != first
+
+
+def test_the_report_in_the_docs_is_of_the_record_beside_it() -> None:
+    plan, docs = TrialPlan.load("two_bundles"), ROOT / "docs/trial"
+    record = read(docs, plan)
+    assert len(record) > summary(plan, record)["trials"] == len(order(plan)) >= 40
+    assert (docs / "report/tables.md").read_text() == tables(plan, record)
+    assert tables(plan, record) in (ROOT / "docs/trial.md").read_text()
+    assert json.loads((docs / "report/summary.json").read_text()) == summary(plan, record)

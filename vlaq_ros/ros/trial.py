@@ -237,8 +237,9 @@ class Trials:
         return {"y": True, "n": False}.get(line or "")
 
     def _complaints(self) -> str:
-        """What the pilot says of the components that are not well."""
-        said = [f"{component}: {message}" for component, (_, message) in self._pilot.health.items()]
+        """What the pilot says of the components that are not well; that we can command the arm is no news."""
+        own, health = self._station.node.get_fully_qualified_name(), self._pilot.health
+        said = [f"{component}: {message}" for component, (_, message) in health.items() if own not in message]
         return "; ".join(said) or "it names no reason in /diagnostics"
 
     def _note(self, trial: Trial, stamp_ns: int, bag: str, success: bool | None, abort: str) -> None:
