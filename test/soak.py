@@ -36,6 +36,7 @@ from within import excess
 
 from vlaq_ros import messages
 from vlaq_ros.config import RobotConfig
+from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import FloatArray
@@ -51,6 +52,7 @@ READY_S, RECOVERY_S = 600.0, 10.0  # of simulated time
 SETTLE_S = 2.0  # from a fault until what blocks has stopped the chunks, and the arm rests
 SLICES = 4  # of the robot between two looks at what came in
 TRACKING = 0.1  # of a velocity limit: what the simulated arm may be faster than it is told, catching up
+LEAP_RAD = 0.2  # from the arm to a command: what the pilot tolerates itself (tracking_tolerance_rad)
 MEMORY = 0.03  # of the pilot's: how much more it may hold at the end than after the first quarter
 
 Spoil = Callable[[Any], Iterable[Any]]
@@ -80,10 +82,9 @@ class SpoiledRobot(SimRobotNode):
         """Simulated time."""
         return self._robot.time_ns
 
-    @property
-    def velocities(self) -> FloatArray:
-        """Of its joints [J], executed, rad/s (m/s)."""
-        return self._robot.joint_state()[1]
+    def joints(self) -> tuple[FloatArray, FloatArray]:
+        """Positions [J] rad (m) and velocities [J] rad/s (m/s), as executed."""
+        return self._robot.joint_state()
 
     def create_publisher(self, kind: Any, topic: str, *args: Any, **kwargs: Any) -> Any:
         publisher = super().create_publisher(kind, topic, *args, **kwargs)
@@ -99,6 +100,8 @@ class Outcome:
 
     count: int = 0
     recoveries_s: list[float] = field(default_factory=list)
+    fastest: float = 0.0
+    farthest_rad: float = 0.0
     broken: list[str] = field(default_factory=list)
 
 
@@ -125,7 +128,8 @@ class Soak:
         self.chunks = 0
         self.commands = 0
         self.violations: list[str] = []
-        self.fastest = 0.0  # of the executed velocities, in limits
+        self.fastest = 0.0  # executed velocity since the last fault, in limits
+        self.farthest_rad = 0.0  # from the arm to where a command wants it at that moment, since the last fault
         self.policy: dict[str, str] = {}
         self._instruct = self._node.create_publisher(String, "instruction", LATCHED)
         self._estop = self._node.create_publisher(Bool, "estop", LATCHED)
@@ -153,8 +157,7 @@ class Soak:
         while self.robot.time_ns < end_ns:
             for _ in range(SLICES):
                 self.robot.step()
-            rates = np.abs(self.robot.velocities) / self._velocities
-            self.fastest = max(self.fastest, float(rates.max()))
+            self.fastest = max(self.fastest, float((np.abs(self.robot.joints()[1]) / self._velocities).max()))
             self._executor.spin_once(timeout_sec=max(self.robot.wait_ns(), 0) * 1e-9)
             if until():
                 return True
@@ -276,8 +279,12 @@ class Soak:
 
     def _judge(self, message: JointTrajectory) -> None:
         self.commands += 1
-        beyond = excess(messages.trajectory(message), self._kinematics, self._config)
+        command, now_ns = messages.trajectory(message), self.robot.time_ns
+        beyond = excess(command, self._kinematics, self._config)
         self.violations += [f"command {self.commands}: {name} {what}" for name, what in beyond.items()]
+        if command.stamp_ns + command.times_ns[-1] > now_ns:  # else the controller rejects it
+            leaps = np.abs(sample(command, now_ns)[0] - self.robot.joints()[0])[:-1]
+            self.farthest_rad = max(self.farthest_rad, float(leaps.max()))
 
     def _count(self, _: String) -> None:
         self.chunks += 1
@@ -384,6 +391,9 @@ def endure(
         if np.isnan(recovery_s):
             outcome.broken.append(f"no chunk for {RECOVERY_S} s after {name}")
         soak.run(random.uniform(1.0, 3.0))
+        outcome.fastest = max(outcome.fastest, soak.fastest)
+        outcome.farthest_rad = max(outcome.farthest_rad, soak.farthest_rad)
+        soak.fastest = soak.farthest_rad = 0.0
         resident.append(soak.resident_bytes())
     return outcomes, resident
 
@@ -424,21 +434,24 @@ def main() -> None:
     grown = np.median(resident[-quarter:]) / np.median(resident[quarter : 2 * quarter]) - 1.0
     if grown > MEMORY:
         broken.append(f"memory grew by {100 * grown:.1f} %, allowed {100 * MEMORY:g} %")
-    if soak.fastest > 1.0 + TRACKING:
-        broken.append(f"a joint moved at {soak.fastest:.2f} of its velocity limit")
-    table = Table("fault", "times", "back after, s: median", "longest", "broken")
+    for name, outcome in outcomes.items():
+        if outcome.fastest > 1.0 + TRACKING:
+            broken.append(f"{name}: a joint moved at {outcome.fastest:.2f} of its velocity limit")
+        if outcome.farthest_rad > LEAP_RAD:
+            broken.append(f"{name}: a command began {outcome.farthest_rad:.2f} rad from the arm")
+    table = Table("fault", "times", "back after, s: median", "longest", "fastest of limit", "farthest, rad", "broken")
     for name, outcome in sorted(outcomes.items()):
         back_s = np.array(outcome.recoveries_s)
-        table.add_row(
-            name, str(outcome.count), f"{np.median(back_s):.2f}", f"{back_s.max():.2f}", str(len(outcome.broken))
-        )
+        numbers = (np.median(back_s), back_s.max(), outcome.fastest, outcome.farthest_rad)
+        table.add_row(name, str(outcome.count), *(f"{number:.2f}" for number in numbers), str(len(outcome.broken)))
     Console().print(table)
     summary = {
         "simulated_s": (soak.robot.time_ns - start_ns) / SECOND,
         "faults": sum(outcome.count for outcome in outcomes.values()),
         "commands": soak.commands,
         "policy": soak.policy,
-        "fastest_of_limit": soak.fastest,
+        "fastest_of_limit": max(outcome.fastest for outcome in outcomes.values()),
+        "farthest_rad": max(outcome.farthest_rad for outcome in outcomes.values()),
         "resident_mb": [round(value / 1e6, 1) for value in (resident[0], max(resident), resident[-1])],
         "grown": grown,
         "broken": broken,
