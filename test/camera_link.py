@@ -65,7 +65,7 @@ def send(node: Node, seconds: float) -> dict[str, Any]:
 def receive(node: Node, seconds: float) -> dict[str, Any]:
     """Listen from the first image on, a little longer than is sent; what is starved is asked while it is sent."""
     observer = Counting()
-    Inputs(node, ROBOT, observer, lambda _: None)
+    node.create_timer(0.02, Inputs(node, ROBOT, observer, lambda _: None).take)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while not any(observer.stamps_ns.values()):

@@ -57,6 +57,7 @@ class Link:
         self.observer = Observer(tuple(robot.cameras), JointMap.whole(robot), **LIMITS)
         self.pressed: list[bool] = []
         self.inputs = Inputs(self.pilot, robot, self.observer, self.pressed.append)
+        self.pilot.create_timer(0.02, self.inputs.take)
 
     def header(self, age_s: float = 0.0) -> Header:
         stamp = self.robot.get_clock().now() - Duration(seconds=age_s)

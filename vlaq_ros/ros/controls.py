@@ -9,7 +9,7 @@ from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
 from vlaq_ros.ros.gate import Gate
-from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 
 
 class Controls:
@@ -24,8 +24,8 @@ class Controls:
 
     def __init__(self, node: Node, gate: Gate, commanding: Callable[[], bool], changed: Callable[[], object]) -> None:
         self._node, self._gate, self._commanding, self._changed = node, gate, commanding, changed
-        self._enabled = node.create_publisher(Bool, "~/enabled", LATCHED)
-        self._stopped = node.create_publisher(String, "~/stopped", LATCHED)
+        self._enabled = node.create_publisher(Bool, "~/enabled", LATCHED, event_callbacks=SILENT_PUBLISHER)
+        self._stopped = node.create_publisher(String, "~/stopped", LATCHED, event_callbacks=SILENT_PUBLISHER)
         self._said: tuple[bool, str] | None = None
         node.create_service(SetBool, "~/enable", self._enable)
         node.create_service(Trigger, "~/stop", self._stop)

@@ -30,7 +30,6 @@ from vlaq_ros.ros.qos import LATCHED, SILENT_SUBSCRIPTION
 INSTRUCTION_TOPIC = "instruction"
 PROFILE = share() / "config/fastdds_shm32.xml"
 STARVED = 0.5  # a camera of which less than this share arrives
-_POLL_S = 0.02  # where nobody else calls `take`
 _IMAGE_DEPTH = 5  # so that every image is counted, though only the newest is kept
 _JOINTS = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)  # accepts either offer; 0.1 s of 1 kHz
 _IMAGES = {"Image": Image, "CompressedImage": CompressedImage}
@@ -78,10 +77,12 @@ class Inputs:
         self._listen(String, INSTRUCTION_TOPIC, lambda told: observer.push_instruction(told.data), LATCHED)
         if robot.estop_topic:
             self._listen(Bool, robot.estop_topic, lambda told: on_estop(told.data), LATCHED)
-        self._timer = node.create_timer(_POLL_S, self.take)
 
     def take(self) -> None:
-        """Give the observer what has come; called in the executor's thread, and best just before an observation."""
+        """Give the observer the images and joint states that have come.
+
+        The owner calls it in the executor's thread, at 50 Hz or so, and best just before an observation.
+        """
         for subscription in (item.subscription for item in self._inputs):
             if subscription.callback_group is self._polled:
                 with subscription.handle:
@@ -110,7 +111,6 @@ class Inputs:
 
     def close(self) -> None:
         """Stop listening."""
-        self._node.destroy_timer(self._timer)
         for item in self._inputs:
             self._node.destroy_subscription(item.subscription)
         self._inputs.clear()

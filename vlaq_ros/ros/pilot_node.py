@@ -19,12 +19,9 @@ from typing import Any
 
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.timer import Timer
 from std_msgs.msg import String
 
 from vlaq_ros.config import PilotConfig, RobotConfig, resolve
@@ -48,19 +45,19 @@ from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.ros import encode, health, parameters
+from vlaq_ros.ros.clocks import STEADY
 from vlaq_ros.ros.controls import Controls
 from vlaq_ros.ros.flight import INFERENCE, Flight
 from vlaq_ros.ros.gate import Gate
 from vlaq_ros.ros.inputs import Inputs, starved
 from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.outputs import Outputs
-from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 from vlaq_ros.ros.status import Status
 
 _POLL_S = 0.05
 _SAY_S = 0.1  # between two looks at the motion that are published
 _STILL = 0.25  # of the tracking tolerance: a joint commanded further away than this is expected to move
-_STEADY = Clock(clock_type=ClockType.STEADY_TIME)
 
 
 class PilotNode(LifecycleNode):
@@ -88,14 +85,14 @@ class PilotNode(LifecycleNode):
         self._controls = Controls(self, self._gate, self._commanding, self._tick)
         self._rig: _Rig | None = None  # while configured
         self._held = ExitStack()  # frees it
-        self._ticking: list[Timer] = []  # while active
+        self._active = False
         self._status = Status(self)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1, event_callbacks=SILENT_PUBLISHER)
         self._thought = self.create_guard_condition(self._fetch)
         self._description = self.create_subscription(
             String, self._robot.description_topic, self._keep_description, LATCHED
         )
-        self.create_timer(1.0, self._diagnose, clock=_STEADY)
+        self.create_timer(1.0, self._diagnose, clock=STEADY)
         parameters.on_change(self, self._change)
         self._controls.say()
 
@@ -119,12 +116,7 @@ class PilotNode(LifecycleNode):
         """Let commands out, if the gate is open."""
         if self._rig is not None:
             self._rig.outputs.activate()
-            # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
-            clock = self.get_clock() if self.get_parameter("use_sim_time").value else _STEADY
-            self._ticking = [
-                self.create_timer(self.config.monitor_period_s, self._tick, clock=clock),
-                self.create_timer(_SAY_S, self._say_motion, clock=clock),
-            ]
+            self._active = True
         self._controls.say()
         return super().on_activate(state)
 
@@ -215,6 +207,10 @@ class PilotNode(LifecycleNode):
         made.callback(inputs.close)
         request = self.create_subscription(String, "~/precision_request", self._request_precision, LATCHED)
         made.callback(self.destroy_subscription, request)
+        # At simulated time's pace where there is one; otherwise by a clock that no jump of the time can stop.
+        clock = self.get_clock() if self.get_parameter("use_sim_time").value else STEADY
+        for period_s, callback in ((config.monitor_period_s, self._tick), (_SAY_S, self._say_motion)):
+            made.callback(self.destroy_timer, self.create_timer(period_s, callback, clock=clock))
         return _Rig(flight, inputs, outputs)
 
     def _warm_up(self, engine: Engine, flight: Flight) -> None:
@@ -246,21 +242,20 @@ class PilotNode(LifecycleNode):
         return self._urdf
 
     def _land(self) -> None:
-        for timer in self._ticking:
-            self.destroy_timer(timer)
-        self._ticking = []
+        self._active = False
         if self._rig is not None:
             self._rig.flight.land()
             self._rig.outputs.deactivate()
         self._controls.say()
 
     def _commanding(self) -> bool:
-        return bool(self._ticking) and self._gate.commands
+        return self._active and self._gate.commands
 
     def _tick(self) -> None:
-        if self._ticking and self._rig is not None:
+        if self._rig is not None:
             self._rig.inputs.take()
-            self._rig.flight.tick()
+            if self._active:
+                self._rig.flight.tick()
 
     def _fetch(self) -> None:
         if self._rig is not None:
@@ -272,14 +267,14 @@ class PilotNode(LifecycleNode):
             self._status.say_command(command, self._rig.flight.pilot.upswitch_s)
 
     def _say_motion(self) -> None:
-        if self._rig is not None:
+        if self._active and self._rig is not None:
             flight, now_ns = self._rig.flight, self._now_ns()
             pilot = flight.pilot
             self._status.say_motion(pilot.decision, pilot.motion, flight.observer.ages_s(now_ns), flight.late_s(now_ns))
 
     def _diagnose(self) -> None:
         now_ns, rig = self._now_ns(), self._rig
-        state = "active" if self._ticking else "inactive" if rig else "unconfigured"
+        state = "active" if self._active else "inactive" if rig else "unconfigured"
         healths = [encode.Health("state", encode.ERROR if self.fault else encode.OK, str(self.fault or state))]
         if rig is not None:
             if self._robot.estop_topic and not self.count_publishers(self._robot.estop_topic):

@@ -32,6 +32,7 @@ from vlaq_ros.ros.processes import NodeProcess
 from vlaq_ros.ros.qos import LATCHED
 
 _PATIENCE_S = 10.0  # for processes to find each other
+_TAKE_S = 0.02
 _WATCH_S = 2.5  # longer than what the observer counts rates over
 _COMMANDS = {
     "JointTrajectory": "trajectory_msgs/msg/JointTrajectory",
@@ -53,6 +54,7 @@ def _robot(executor: SingleThreadedExecutor, robot: RobotConfig, namespace: str,
         max_joint_age_s=config.max_joint_age_s,
     )
     inputs = Inputs(node, robot, observer, on_estop=lambda _: None)
+    node.create_timer(_TAKE_S, inputs.take)
     observer.push_instruction("look")  # without one there is no observation
     descriptions: list[String] = []
     node.create_subscription(String, robot.description_topic, descriptions.append, LATCHED)
