@@ -238,7 +238,7 @@ def test_success_that_was_there_before_is_none(stage: Stage, tmp_path: Path, mon
 
 def test_the_operator_lays_out_the_scene_and_judges(stage: Stage, tmp_path: Path) -> None:
     plan = replace(PLAN, scene=SceneConfig("operator", seed=3), success=SuccessConfig("operator"), time_limit_s=0.5)
-    person = Person("", "maybe", "r", "", "y", "", "n")
+    person = Person("", "", "yn", "r", "", "y", "", "n")
     with trials(plan, tmp_path, person) as (session, log):
         session.run()
         records = log.records
@@ -248,10 +248,11 @@ def test_the_operator_lays_out_the_scene_and_judges(stage: Stage, tmp_path: Path
         (1, False, ""),
     ]
     question = "did it succeed? y: yes, n: no, r: run it again, a: end the session"
-    assert person.heard[:3] == [
+    assert person.heard[:4] == [
         f"lay out scene 3 for {order(plan)[0].instruction!r}, then press Enter; a: end the session",
         question,
-        f"got 'maybe'; {question}",
+        f"got ''; {question}",
+        f"got 'yn'; {question}",
     ]
 
 

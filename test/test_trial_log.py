@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -81,6 +83,29 @@ def test_a_session_goes_on_wherever_it_stopped(sessions: list[tuple[int, int]]) 
             file.write_bytes(text[: len(text) - lost])
             whole = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         assert [entry.number for entry in trial_log.read(out, PLAN) if entry.success] == list(range(len(order(PLAN))))
+
+
+def test_a_full_disk_keeps_what_is_whole(tmp_path: Path) -> None:
+    """The kernel's limit of a file's size stands in for a disk's."""
+    trials, limits = order(PLAN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = trial_log.path(tmp_path)
+    with TrialLog(tmp_path, PLAN) as log:
+        log.add(record(trials[0]))
+        whole = file.read_bytes()
+        kernel = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+        try:
+            with pytest.raises(OSError, match="No space left on device"):
+                log.add(record(trials[1]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, kernel)
+        assert len(log.records) == 1
+    assert len(file.read_bytes()) == len(whole) + 20
+    with TrialLog(tmp_path, PLAN) as log:
+        assert file.read_bytes() == whole
+        log.add(record(trials[1]))
+    assert [entry.number for entry in trial_log.read(tmp_path, PLAN)] == [0, 1]
 
 
 def test_a_reader_passes_over_a_line_that_is_being_written(tmp_path: Path) -> None:

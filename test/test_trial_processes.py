@@ -87,6 +87,12 @@ def test_nothing_starts_without_a_plan(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["trial", "sim", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"vlaq trial: '{tmp_path / 'file'}' cannot be written ([Errno 17]")
+
+
 def test_nothing_is_reported_that_was_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trial", "sim", "--out", str(tmp_path / "out"), "--report"]) == 2
     assert capsys.readouterr().err.startswith(f"vlaq trial: '{tmp_path / 'out'}' holds no trials;")

@@ -318,6 +318,16 @@ class TrialsRunningError(VlaqError):
         )
 
 
+class UnwrittenTrialsError(VlaqError):
+    """What trials leave cannot be written: most often the disk is full."""
+
+    def __init__(self, out: Path, why: str) -> None:
+        super().__init__(
+            f"{str(out)!r} cannot be written ({why}), expected room and the right to write there; the trials recorded "
+            "so far are whole: see to it, and run the same command again"
+        )
+
+
 class NoTrialsError(VlaqError):
     """Trials are to be reported that were never run."""
 

@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is missing, and report what there is, however the session ended."""
+    from vlaq_ros.errors import UnwrittenTrialsError
     from vlaq_ros.evaluate import trial_log
     from vlaq_ros.evaluate.trial import TrialPlan
 
@@ -44,11 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         _report(plan, trial_log.read(out, plan), out)
         return 0
-    with trial_log.TrialLog(out, plan) as log:
-        try:
-            _run(plan, out, log)
-        finally:
-            _report(plan, log.records, out)
+    try:
+        with trial_log.TrialLog(out, plan) as log:
+            try:
+                _run(plan, out, log)
+            finally:
+                _report(plan, log.records, out)
+    except OSError as error:
+        raise UnwrittenTrialsError(out, str(error)) from None
     return 0
 
 

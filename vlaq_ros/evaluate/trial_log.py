@@ -5,6 +5,7 @@ Lines are only ever added, and what is missing follows from the plan: so a sessi
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -80,7 +81,7 @@ class TrialLog:
 
     def __init__(self, out: Path, plan: TrialPlan) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self._file = path(out).open("ab+")
+        self._file = path(out).open("ab+", buffering=0)  # what cannot be written must not be tried again by `close`
         try:
             self.records = self._open(path(out), plan)
         except BaseException:
@@ -94,7 +95,11 @@ class TrialLog:
         self._file.close()
 
     def add(self, record: Record) -> None:
-        """Append a record and see it to the disk."""
+        """Append a record and see it to the disk.
+
+        Raises:
+            OSError: it cannot be written whole; the next `TrialLog` cuts off what was.
+        """
         self._append(asdict(record))
         self.records = (*self.records, record)
 
@@ -112,8 +117,9 @@ class TrialLog:
         return records
 
     def _append(self, document: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(document, ensure_ascii=False).encode() + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
 
 

@@ -118,16 +118,16 @@ class PilotClient:
             TransitionError: it cannot be brought to a state; its own output says why.
             RefusedParameterError: the model cannot be set.
         """
-        self.model = self.parameter("model")
+        self.model = self.parameter("model", limit_s)
         if model and self.model != model:
             self._bring("unconfigured", limit_s)
             self.set("model", model)
             self.model = model
         self._bring("active", limit_s)
 
-    def parameter(self, name: str) -> Any:
+    def parameter(self, name: str, limit_s: float = ANSWER_TIMEOUT_S) -> Any:
         """Value of a parameter. Raises SilentServiceError where the pilot does not answer."""
-        answer = self._station.call(self._get, GetParameters.Request(names=[name]))
+        answer = self._station.call(self._get, GetParameters.Request(names=[name]), limit_s=limit_s)
         return parameter_value_to_python(answer.values[0])
 
     def set(self, name: str, value: str) -> None:

@@ -126,7 +126,7 @@ class Trials:
                 finally:
                     self._stand_down()
             if success is None:
-                success = self._judged(self._ask(_VERDICT, "ynra"))
+                success = self._judged(self._ask(_VERDICT, ("y", "n", "r", "a")))
         except AbortedTrialError as error:
             abort = error
         except OutOfPlaceError as error:
