@@ -75,7 +75,8 @@ setup(
             "hypothesis",
             "mypy",
             "pytest",
-            "ros-test-msgs~=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'",  # an action, as control_msgs
+            # an action in the place of control_msgs'
+            "ros-test-msgs~=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "ruff",
             "setuptools",
             "triton; sys_platform == 'linux' and platform_machine == 'x86_64'",  # builds of torch for CUDA bring it

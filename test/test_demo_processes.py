@@ -10,16 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
-import rclpy
 from matplotlib.image import imread
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -28,9 +23,10 @@ from vlaq_ros import messages
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.errors import NotQuantizedError
-from vlaq_ros.ros.demo import Demo, ForeignFilesError
+from vlaq_ros.ros.demo import ForeignFilesError, demo
 from vlaq_ros.ros.episodes import EpisodeClient
 from vlaq_ros.ros.processes import NodeProcess
+from vlaq_ros.ros.station import Station
 from vlaq_ros.sim.robot import SimRobot
 
 DOMAIN = 101 - os.getpid() % 50  # apart from those that other tests count up from
@@ -91,19 +87,18 @@ class KilledError(Exception):
     """Leaves a running episode."""
 
 
-class Onlooker:
+class Onlooker(Station):
     """A client with both nodes, whose every tick sees the arm."""
 
     def __init__(self, model: Path, logs: Path) -> None:
+        super().__init__("onlooker", domain_id=DOMAIN)
         self.model, self.logs = model, logs
         self.commands: list[Trajectory] = []
         self.joints: list[tuple[FloatArray, FloatArray]] = []
         self.on_tick: Callable[[], None] = lambda: None
-        self.context = Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = Node("onlooker", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
+
+    def __enter__(self) -> Self:
+        super().__enter__()
         self.node.create_subscription(
             JointTrajectory,
             "/arm_controller/joint_trajectory",
@@ -116,45 +111,36 @@ class Onlooker:
             lambda message: self.joints.append(messages.joint_state(message, SimRobot.joint_names)),
             10,
         )
-        self.client = EpisodeClient(self.node, self.tick)
+        self.client = EpisodeClient(self)
+        return self
 
-    def start(self, name: str, **parameters: str) -> NodeProcess:
+    def process(self, name: str, **parameters: str) -> NodeProcess:
         environment = {"ROS_DOMAIN_ID": str(DOMAIN)}
         return NodeProcess(f"vlaq_ros.ros.{name}_node", parameters, environment, self.logs / f"{name}.log")
 
-    def start_pilot(self) -> NodeProcess:
-        return self.start("pilot", model=str(self.model), autostart="true", enabled="true")
+    def pilot(self) -> NodeProcess:
+        return self.process("pilot", model=str(self.model), autostart="true", enabled="true")
 
     def tick(self) -> None:
-        self.executor.spin_once(timeout_sec=0.05)
+        super().tick()
         self.on_tick()
 
-    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-            self.tick()
+    def expect(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        assert self.wait(condition, seconds), f"not within {seconds} s: {what}"
 
     def speed(self) -> float:
         """Of the fastest joint, rad/s."""
         return float(np.abs(self.joints[-1][1]).max()) if self.joints else 0.0
 
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
 
 @pytest.fixture
-def onlooker(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Onlooker]:
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    onlooker = Onlooker(tiny_bundle, tmp_path)
-    yield onlooker
-    onlooker.close()
+def onlooker(tiny_bundle: Path, tmp_path: Path) -> Iterator[Onlooker]:
+    with Onlooker(tiny_bundle, tmp_path) as onlooker:
+        yield onlooker
 
 
 def test_a_killed_pilot_leaves_the_arm_at_rest_and_a_new_one_goes_on(onlooker: Onlooker) -> None:
-    with onlooker.start("sim_robot"), onlooker.start_pilot() as pilot:
+    with onlooker.process("sim_robot"), onlooker.pilot() as pilot:
 
         def kill_while_moving() -> None:
             if onlooker.client.status.instruction and onlooker.commands and onlooker.speed() > 0.05:
@@ -168,19 +154,19 @@ def test_a_killed_pilot_leaves_the_arm_at_rest_and_a_new_one_goes_on(onlooker: O
         onlooker.on_tick = lambda: None
         assert pilot.stop() == -signal.SIGKILL
 
-        onlooker.wait(lambda: onlooker.speed() < 0.01, 15.0, "the arm comes to rest")
+        onlooker.expect(lambda: onlooker.speed() < 0.01, 15.0, "the arm comes to rest")
         onlooker.joints.clear()
-        onlooker.wait(lambda: len(onlooker.joints) > 60, 15.0, "joint states go on")
+        onlooker.expect(lambda: len(onlooker.joints) > 60, 15.0, "joint states go on")
         rest = np.array([positions for positions, _ in onlooker.joints])
         assert np.ptp(rest, axis=0).max() < 0.01
         # It is where the last command ends, which is a brake: nothing was cut off and nothing made up.
         np.testing.assert_allclose(rest[-1][:-1], onlooker.commands[-1].positions[-1][:-1], atol=0.03)
 
         onlooker.commands.clear()
-        with onlooker.start_pilot():
+        with onlooker.pilot():
             onlooker.client.wait_until_ready()
-            onlooker.wait(lambda: len(onlooker.commands) > 2, 20.0, "the new pilot commands")
-            onlooker.wait(lambda: onlooker.speed() > 0.05, 20.0, "the arm moves again")
+            onlooker.expect(lambda: len(onlooker.commands) > 2, 20.0, "the new pilot commands")
+            onlooker.expect(lambda: onlooker.speed() > 0.05, 20.0, "the arm moves again")
 
 
 def children(pid: int) -> list[int]:
@@ -231,7 +217,7 @@ def test_only_what_a_recording_wrote_is_replaced(tmp_path: Path) -> None:
     bag.mkdir()
     for name in ("bag.mcap", "metadata.yaml", "notes.txt"):
         (bag / name).write_text(name)
-    with pytest.raises(ForeignFilesError) as refusal:
-        Demo(tmp_path, tmp_path, "auto", DOMAIN)
+    with pytest.raises(ForeignFilesError) as refusal, demo(tmp_path, tmp_path, "auto", DOMAIN):
+        pass
     assert str(refusal.value) == (f"directory '{bag}' holds files that no recording wrote (notes.txt); move them away")
     assert (bag / "notes.txt").read_text() == "notes.txt"

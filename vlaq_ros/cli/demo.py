@@ -63,26 +63,27 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.report import contact_sheet, timeline
     from vlaq_ros.policy.manifest import Manifest
     from vlaq_ros.policy.spec import PolicySpec
-    from vlaq_ros.ros.demo import Demo
+    from vlaq_ros.ros.demo import demo
 
     model = resolve(arguments.model, "models")
     instructions, plans = PolicySpec.load(model).instructions, Manifest.load(model).precisions
     console = Console()
-    with Demo(arguments.out, model, arguments.precision, arguments.domain_id) as demo:
+    with demo(arguments.out, model, arguments.precision, arguments.domain_id) as client:
         console.print(f"ROS domain {arguments.domain_id}; both nodes start, which takes some seconds")
-        demo.client.wait_until_ready()
-        with Live(get_renderable=lambda: _view(demo.client.status, plans[0].name), console=console, transient=True):
+        client.wait_until_ready()
+        with Live(get_renderable=lambda: _view(client.status, plans[0].name), console=console, transient=True):
             for number in range(arguments.episodes):
                 instruction = _instruction(instructions, number, arguments.episodes)
-                success = demo.client.run(arguments.seed + number, instruction)
+                success = client.run(arguments.seed + number, instruction)
                 verdict = "[green]success[/]" if success else "[red]failure[/]"
                 console.print(f"{number + 1:3} of {arguments.episodes}  {instruction:<32} {verdict}")
 
-    recording = read(demo.bag, RobotConfig.load("sim_panda"), CAMERA)
+    bag = arguments.out / "bag"
+    recording = read(bag, RobotConfig.load("sim_panda"), CAMERA)
     figures = {"timeline.png": timeline, "contact_sheet.png": contact_sheet}
     for name, draw in figures.items():
         draw(recording, plans, arguments.out / name)
-    artifacts = [str(demo.bag), *(str(arguments.out / name) for name in figures)]
+    artifacts = [str(bag), *(str(arguments.out / name) for name in figures)]
     print(json.dumps({**summary(recording), "artifacts": artifacts}))
     return 0
 
