@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_demonstrations import EPISODES, record
 
 from vlaq_ros.cli import train
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import ActionSpace
-from vlaq_ros.evaluate import referee
+from vlaq_ros.evaluate import parallel
+from vlaq_ros.evaluate.rollout import Outcome
 from vlaq_ros.policy.spec import PolicySpec
-from vlaq_ros.sim import training
+from vlaq_ros.sim import panda, training
 from vlaq_ros.sim.demonstrations import load, plan
 from vlaq_ros.sim.training import Recipe
 
@@ -66,7 +68,10 @@ def test_it_trains_and_says_what_to_try_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(train, "MEASURED_EPISODES", 1)
-    monkeypatch.setattr(referee, "TIME_LIMIT_S", 3.0)  # this policy has learnt nothing
+    # This policy has learnt nothing, so an arm would reject what it wants: another motion takes the place of its own.
+    moved = np.array((*panda.HOME_RAD, 0.04)) + 0.01 * np.arange(200)[:, None]
+    flown = Outcome(0, "", False, ("full",), np.zeros(1), np.zeros(1), moved)
+    monkeypatch.setattr(parallel, "share_out", lambda *_, **__: iter([flown]))
     demos, out = record(tmp_path_factory.getbasetemp()), tmp_path / "policy"
     command = ["train", "--out", str(out), "--demos", str(demos), "--episodes", str(EPISODES)]
     command += ["--vision-steps", "1", "--steps", "1", "--processes", "1"]
