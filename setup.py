@@ -75,6 +75,7 @@ setup(
             "hypothesis",
             "mypy",
             "pytest",
+            "pytest-xdist",
             # an action in the place of control_msgs'
             "ros-test-msgs~=2.3; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "ruff",
