@@ -37,10 +37,10 @@ class JumpWatch:
         self._seen_ns = None
 
     def look(self, window: JointWindow) -> Jump | None:
-        """Find the first jump among the states that are new since the last look; at the first look all are."""
+        """Find the first jump among the states that are new since the last look."""
         seen_ns, self._seen_ns = self._seen_ns, window.stamp_ns
-        if seen_ns is None or seen_ns > window.stamp_ns:  # time jumped back
-            seen_ns = int(window.stamps_ns[0])
+        if seen_ns is None or seen_ns > window.stamp_ns:  # time jumped: what came before does not count
+            return None
         gaps_s = np.diff(window.stamps_ns) * 1e-9
         moved = np.abs(np.diff(window.positions, axis=0))
         allowed = _MARGIN * gaps_s[:, None] * self._velocities + self._tolerance_rad

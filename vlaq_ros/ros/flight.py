@@ -89,7 +89,7 @@ class Flight:
         self._failure: type[BaseException] | None = None  # how it failed
         self._sent: Command | None = None  # what the arm executes; None where it holds
         self._brake_ns = (0, 0)  # begin and end of the last hold: until then the arm moves
-        self._doubt_ns = (0, 0)  # begin and end of the last doubt in what joint states say
+        self._doubt_ns: tuple[int, int] | None = None  # the last doubt in joint states; None before the first look
         self._missed = False  # the deadline of what the arm executes was counted as missed
 
     def tick(self) -> None:
@@ -156,7 +156,7 @@ class Flight:
         self.hold()
         self.pilot.reset()
         self._jumps.reset()
-        self._void = True
+        self._void, self._doubt_ns = True, None
         self.fault = self.jump = self.unfollowed = ""
         self._epoch = self._answered = self._failed_ns = self._failure = None
 
@@ -181,7 +181,7 @@ class Flight:
         return epoch != self._answered or self.pilot.due(now_ns)
 
     def _think(self) -> Command | Stale:
-        now_ns, unusable_ns = self._clock(), (self._brake_ns, self._doubt_ns)
+        now_ns, unusable_ns = self._clock(), (self._brake_ns, self._doubt_ns or (0, 0))
         sampled = self.observer.sample(now_ns)
         if isinstance(sampled, Stale):
             return sampled
@@ -201,6 +201,8 @@ class Flight:
             self.hold(jump.before)
             self._void = True
             self._doubt_ns = jump.before.stamp_ns, window.stamp_ns + self._doubt_for_ns
+        elif self._doubt_ns is None:  # nobody has looked for jumps in what came until now
+            self._doubt_ns = int(window.stamps_ns[0]), window.stamp_ns
         said = self._following.judge(window, now_ns) if self._following is not None else ""
         if said and not self.unfollowed:
             self._say(said)
