@@ -6,7 +6,6 @@ The robot is ideal and can be spoiled: what it shows, tells and follows, and the
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 import time
@@ -34,11 +33,12 @@ from vlaq_ros import messages
 from vlaq_ros.config import resolve
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import FloatArray, Trajectory
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.pilot_node import PilotNode
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
-DOMAIN_ID = 101 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 PATIENCE_S = 90.0  # a busy machine needs half a minute to import a policy, and seconds to discover
 HOME = np.array([*panda.HOME_RAD, 0.04])
 TASK = "pick up the red cube"

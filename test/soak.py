@@ -43,13 +43,14 @@ from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import FloatArray
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.processes import NodeProcess
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.sim_robot_node import SimRobotNode
 from vlaq_ros.sim import panda
 
 SECOND = 1_000_000_000
-DOMAIN_ID = 99
+DOMAIN_ID = domain.claim()
 TASKS = ("pick up the red cube", "put the blue cube in the bin")
 READY_S, RECOVERY_S = 600.0, 10.0  # of simulated time
 SETTLE_S = 2.0  # from a fault until what blocks has stopped the chunks, and the arm rests

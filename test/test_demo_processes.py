@@ -23,13 +23,14 @@ from vlaq_ros import messages
 from vlaq_ros.cli.main import main
 from vlaq_ros.datatypes import FloatArray, Trajectory
 from vlaq_ros.errors import NotQuantizedError
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.demo import ForeignFilesError, demo
 from vlaq_ros.ros.episodes import EpisodeClient
 from vlaq_ros.ros.processes import NodeProcess
 from vlaq_ros.ros.station import Station
 from vlaq_ros.sim.robot import SimRobot
 
-DOMAIN = 101 - os.getpid() % 50  # apart from those that other tests count up from
+DOMAIN = domain.claim()
 
 
 def read(bag: Path) -> dict[str, list[tuple[int, Any]]]:

@@ -31,10 +31,11 @@ from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import Observation
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.inputs import PROFILE, Inputs, starved
 from vlaq_ros.ros.qos import LATCHED
 
-DOMAIN_ID = 101 + (os.getpid() + 37) % 100
+DOMAIN_ID = domain.claim()
 PATIENCE_S = 60.0
 LIMITS = {"max_image_age_s": 60.0, "max_camera_skew_s": 60.0, "max_joint_age_s": 60.0}  # a busy machine is no fault
 PANDA = RobotConfig.load("sim_panda")

@@ -31,13 +31,14 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros import messages
 from vlaq_ros.config import PilotConfig, SimRobotConfig
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.inputs import INSTRUCTION_TOPIC
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 SHARE = Path("share/vlaq_ros")
-DOMAIN_ID = 101 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 PATIENCE_S = 90.0  # a busy machine needs half a minute to import a policy
 LOGIC = (ast.If, ast.IfExp, ast.For, ast.While, ast.Try, ast.With, ast.Lambda, ast.comprehension, ast.BoolOp)
 HOME = [*panda.HOME_RAD, panda.FINGER_OPEN_M]

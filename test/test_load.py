@@ -7,10 +7,11 @@ import pytest
 from conftest import INSTRUCTIONS
 
 from vlaq_ros.bench.node import summary
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.load import measure
 from vlaq_ros.ros.traced_pilot import AS_SHIPPED
 
-DOMAIN_ID = 1 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 
 
 def test_a_pilot_process_flies_under_load_and_is_timed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

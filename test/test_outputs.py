@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -31,11 +30,11 @@ from vlaq_ros.config import ArmConfig, GripperConfig, RobotConfig, build
 from vlaq_ros.datatypes import Trajectory
 from vlaq_ros.errors import BadValueError, JointNamesError, MissingDependencyError
 from vlaq_ros.joints import JointMap
-from vlaq_ros.ros import gripper
+from vlaq_ros.ros import domain, gripper
 from vlaq_ros.ros.outputs import Outputs
 from vlaq_ros.sim import panda
 
-DOMAIN_ID = 1 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 PATIENCE_S = 90.0  # a busy machine needs half a minute to start a process
 ARM, FINGER = ("shoulder", "elbow"), "finger"
 POLICY = ("e", "s", "f")  # another order than the controller's

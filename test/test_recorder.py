@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from rosbags.rosbag2 import WriterError
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, String
 
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.recorder import Recorder
 
@@ -31,7 +31,7 @@ BEST_EFFORT_LATCHED = QoSProfile(
 def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     context = Context()
-    rclpy.init(context=context, domain_id=1 + os.getpid() % 100)
+    rclpy.init(context=context, domain_id=domain.claim())
     yield context
     rclpy.shutdown(context=context)
 

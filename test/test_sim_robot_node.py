@@ -26,12 +26,13 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vlaq_ros import messages
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.ros.sim_robot_node import SLICE_NS, SimRobotNode
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
 
-DOMAIN_ID = 1 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 PATIENCE_S = 30.0  # discovery alone may take seconds
 CAMERA_TOPICS = ("camera/front/image_raw", "camera/wrist/image_raw")
 TARGET = dict(zip(panda.JOINT_NAMES, (0.3, -0.2, 0.1, -2.2, 0.2, 2.2, 0.5, 0.01), strict=True))
@@ -288,14 +289,15 @@ def test_success_is_told_when_the_cube_lies_in_the_bin(monkeypatch: pytest.Monke
 
 
 def test_forward_controllers_move_arm_and_gripper(context: Context) -> None:
-    process, client = start("--ros-args", "-p", "controller:=Float64MultiArray"), Client(context)
-    arm = client.node.create_publisher(Float64MultiArray, "position_controller/commands", 1)
-    gripper = client.node.create_publisher(Float64MultiArray, "gripper_controller/commands", 1)
+    process = start("--ros-args", "-r", "__ns:=/streamed", "-p", "controller:=Float64MultiArray")
+    client = Client(context)
+    arm = client.node.create_publisher(Float64MultiArray, "streamed/position_controller/commands", 1)
+    gripper = client.node.create_publisher(Float64MultiArray, "streamed/gripper_controller/commands", 1)
     try:
-        states, log = client.listen(JointState, "joint_states", 1000), client.listen(Log, "/rosout", 100)
+        states, log = client.listen(JointState, "streamed/joint_states", 1000), client.listen(Log, "/rosout", 100)
         both = (arm, gripper)
         client.wait(lambda: states and all(map(Publisher.get_subscription_count, both)), "the robot answers")
-        assert client.commands.get_subscription_count() == 0
+        assert client.node.count_subscribers("/streamed/arm_controller/joint_trajectory") == 0
         goal = np.array(states[-1].position) + np.array([0.05] * 7 + [-0.02])
         arm.publish(Float64MultiArray(data=goal[:-1].tolist()))
         gripper.publish(Float64MultiArray(data=goal[-1:].tolist()))

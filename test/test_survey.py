@@ -20,9 +20,10 @@ from std_msgs.msg import String
 
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.doctor.examination import examine
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.qos import LATCHED
 
-DOMAIN_ID = 1 + os.getpid() % 100
+DOMAIN_ID = domain.claim()
 ROBOT = RobotConfig.load("sim_panda")
 
 

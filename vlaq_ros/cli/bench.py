@@ -106,10 +106,10 @@ def _node(arguments: argparse.Namespace, model: Path) -> tuple[dict[str, Any], d
 
     from vlaq_ros.bench import machine, node
     from vlaq_ros.policy.spec import PolicySpec
-    from vlaq_ros.ros import load
+    from vlaq_ros.ros import domain, load
     from vlaq_ros.ros.traced_pilot import WAYS
 
-    instruction, domain_id = PolicySpec.load(model).instructions[0], 1 + os.getpid() % 100
+    instruction, domain_id = PolicySpec.load(model).instructions[0], domain.claim()
     seconds = _QUICK_NODE_S if arguments.quick else _NODE_S
     found = {}
     for way in WAYS[:1] if arguments.quick else WAYS:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--domain-id",
         type=whole_number(0, 101),
-        default=1 + os.getpid() % 100,
-        help="ROS domain that nothing else uses (another one in every run)",
+        help="ROS domain that nothing else uses (one that no other demo has)",
     )
 
 
@@ -63,13 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
     from vlaq_ros.evaluate.report import contact_sheet, timeline
     from vlaq_ros.policy.manifest import Manifest
     from vlaq_ros.policy.spec import PolicySpec
+    from vlaq_ros.ros import domain
     from vlaq_ros.ros.demo import demo
 
     model = resolve(arguments.model, "models")
     instructions, plans = PolicySpec.load(model).instructions, Manifest.load(model).precisions
     console = Console()
-    with demo(arguments.out, model, arguments.precision, arguments.domain_id) as client:
-        console.print(f"ROS domain {arguments.domain_id}; both nodes start, which takes some seconds")
+    domain_id = domain.claim() if arguments.domain_id is None else arguments.domain_id
+    with demo(arguments.out, model, arguments.precision, domain_id) as client:
+        console.print(f"ROS domain {domain_id}; both nodes start, which takes some seconds")
         client.wait_until_ready()
         with Live(get_renderable=lambda: _view(client.status, plans[0].name), console=console, transient=True):
             for number in range(arguments.episodes):

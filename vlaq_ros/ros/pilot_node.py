@@ -86,6 +86,7 @@ class PilotNode(LifecycleNode):
         self._rig: _Rig | None = None  # while configured
         self._held = ExitStack()  # frees it
         self._active = False
+        self._diagnosed_ns: int | None = None  # when health was told last, on the ROS clock
         self._status = Status(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1, event_callbacks=SILENT_PUBLISHER)
         self._thought = self.create_guard_condition(self._fetch)
@@ -275,7 +276,11 @@ class PilotNode(LifecycleNode):
     def _diagnose(self) -> None:
         now_ns, rig = self._now_ns(), self._rig
         state = "active" if self._active else "inactive" if rig else "unconfigured"
-        healths = [encode.Health("state", encode.ERROR if self.fault else encode.OK, str(self.fault or state))]
+        if now_ns == self._diagnosed_ns:
+            state += "; simulated time stands still"
+        level = encode.ERROR if self.fault else encode.WARN if now_ns == self._diagnosed_ns else encode.OK
+        self._diagnosed_ns = now_ns
+        healths = [encode.Health("state", level, str(self.fault or state))]
         if rig is not None:
             if self._robot.estop_topic and not self.count_publishers(self._robot.estop_topic):
                 self._gate.lose_estop()

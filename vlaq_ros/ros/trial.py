@@ -6,7 +6,6 @@ says nothing of the condition, and the trial is run again.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from vlaq_ros.evaluate.operator import Operator
 from vlaq_ros.evaluate.referee import Referee
 from vlaq_ros.evaluate.trial import OPERATOR, SERVICE, SIMULATED, TOPIC, Trial, TrialPlan
 from vlaq_ros.evaluate.trial_log import Record, TrialLog, missing
+from vlaq_ros.ros import domain
 from vlaq_ros.ros.arm import Arm, OutOfPlaceError
 from vlaq_ros.ros.pilot_client import POLICY, PilotClient
 from vlaq_ros.ros.qos import LATCHED
@@ -277,7 +277,7 @@ def session(plan: TrialPlan, out: Path, log: TrialLog, operator: Operator) -> It
     The arguments are those of `Trials`, which says what is raised.
     """
     simulated = plan.processes == SIMULATED
-    domain_id = 1 + os.getpid() % 100 if simulated else None
+    domain_id = domain.claim() if simulated else None
     with Station("vlaq_trial", plan.pilot.rpartition("/")[0], domain_id) as station:
         if simulated:
             logs = out / "logs" / _unused(out / "logs", "session")
