@@ -6,6 +6,7 @@ Callbacks only store or publish: all of them run in one executor thread, and inf
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -57,6 +58,7 @@ from vlaq_ros.ros.status import Status
 
 _POLL_S = 0.05
 _SAY_S = 0.1  # between two looks at the motion that are published
+_SWITCH_S = 0.0005  # between Python's threads: at its 5 ms, the two threads keep a command waiting from each other
 _STILL = 0.25  # of the tracking tolerance: a joint commanded further away than this is expected to move
 
 
@@ -212,6 +214,9 @@ class PilotNode(LifecycleNode):
         clock = self.get_clock() if self.get_parameter("use_sim_time").value else STEADY
         for period_s, callback in ((config.monitor_period_s, self._tick), (_SAY_S, self._say_motion)):
             made.callback(self.destroy_timer, self.create_timer(period_s, callback, clock=clock))
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking through all of it again would take longer than a chunk
+        made.callback(gc.unfreeze)
         return _Rig(flight, inputs, outputs)
 
     def _warm_up(self, engine: Engine, flight: Flight) -> None:
@@ -331,6 +336,7 @@ def main() -> None:
     Raises:
         SystemExit: with one sentence and exit code 1, if the node cannot start.
     """
+    sys.setswitchinterval(_SWITCH_S)
     with ros_lifetime("pilot") as stop:
         node = PilotNode(stop)
         executor = SingleThreadedExecutor()
