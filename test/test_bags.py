@@ -18,7 +18,6 @@ from rosbags.typesys import Stores, get_typestore
 from vlaq_ros.calibrate.bags import SPACING_S, from_bags
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import FAST, GRIPPER, SLOW
-from vlaq_ros.calibrate.rosbag import find_bags
 from vlaq_ros.config import JointConfig, RobotConfig
 from vlaq_ros.errors import (
     BagTopicsError,
@@ -31,6 +30,7 @@ from vlaq_ros.errors import (
     UnreadableBagError,
     VlaqError,
 )
+from vlaq_ros.evaluate.rosbag import find_bags
 from vlaq_ros.policy.description import Description, describe
 
 STORE = get_typestore(Stores.ROS2_KILTED)

@@ -42,8 +42,8 @@ from vlaq_ros.control.chunks import at_rest
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation, Trajectory
+from vlaq_ros.flight import Flight
 from vlaq_ros.policy.engine import Engine
-from vlaq_ros.ros.flight import Flight
 from vlaq_ros.ros.qos import LATCHED
 from vlaq_ros.sim import panda
 

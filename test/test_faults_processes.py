@@ -52,7 +52,7 @@ pilot_node.main()
 RAISES = """
 import itertools
 from vlaq_ros.ros import pilot_node
-from vlaq_ros.ros.flight import Flight
+from vlaq_ros.flight import Flight
 tick, calls = Flight.tick, itertools.count()
 def fail(flight):
     if next(calls) > 200:

@@ -27,11 +27,11 @@ from vlaq_ros.datatypes import (
     Trajectory,
 )
 from vlaq_ros.errors import UnknownInstructionError
+from vlaq_ros.flight import Flight
+from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
-from vlaq_ros.ros.flight import Flight
-from vlaq_ros.ros.gate import Gate
 from vlaq_ros.sim import panda
 
 MS = 1_000_000

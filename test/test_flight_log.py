@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlaq_ros.datatypes import Command, Decision, Trajectory, Violations
-from vlaq_ros.ros.flight_log import LATENCIES, FlightLog
+from vlaq_ros.flight_log import LATENCIES, FlightLog
 
 
 def command(precision: str, violations: Violations | None = None) -> Command:

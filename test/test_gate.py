@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.ros.gate import Gate
+from vlaq_ros.gate import Gate
 
 MOVES = {
     "enable": lambda gate: setattr(gate, "enabled", True),

@@ -10,6 +10,7 @@ import pytest
 from sources import FILES, PACKAGE, ROOT, imports, libraries
 
 WORDS = {"datatypes", "errors", "config"}
+FLIGHT = {"gate", "flight_log", "flight"}
 BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file at its top
     "__init__": set(),
     "errors": set(),
@@ -20,14 +21,17 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "observe": WORDS | {"messages", "joints"},
     "control": WORDS,
     "pilot": WORDS | {"control"},
+    "gate": set(),
+    "flight_log": WORDS,
+    "flight": WORDS | {"observe", "control", "pilot", "gate", "flight_log"},
     "quant": WORDS,
     "policy": WORDS | {"quant"},
     "sim": WORDS | {"control", "policy"},
-    "evaluate": WORDS | {"messages", "joints", "control", "pilot", "policy", "sim"},
+    "evaluate": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim"} | FLIGHT,
     "bench": WORDS | {"policy", "quant"},
     "calibrate": WORDS | {"observe", "messages", "joints", "control", "quant", "policy", "sim", "evaluate"},
     "study": WORDS | {"control", "quant", "policy", "sim", "evaluate", "bench", "calibrate"},
-    "ros": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim", "evaluate"},
+    "ros": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim", "evaluate"} | FLIGHT,
 }
 BELOW["doctor"] = WORDS | {"joints", "policy", "quant", "ros"}
 BELOW["cli"] = set(BELOW)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vlaq_ros.calibrate.bags import from_bags
 from vlaq_ros.calibrate.buffer import Buffer
-from vlaq_ros.calibrate.rosbag import find_bags
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import CalibrationDataError
+from vlaq_ros.evaluate.rosbag import find_bags
 from vlaq_ros.policy.description import Description
 
 

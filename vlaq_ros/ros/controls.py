@@ -8,7 +8,7 @@ from rclpy.node import Node
 from std_msgs.msg import Bool, String
 from std_srvs.srv import SetBool, Trigger
 
-from vlaq_ros.ros.gate import Gate
+from vlaq_ros.gate import Gate
 from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 
 

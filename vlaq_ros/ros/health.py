@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from vlaq_ros.flight import Flight
 from vlaq_ros.observe import JOINT_STATES
 from vlaq_ros.ros import machine
 from vlaq_ros.ros.encode import ERROR, OK, WARN, Health
-from vlaq_ros.ros.flight import Flight
 
 
 def of_flight(

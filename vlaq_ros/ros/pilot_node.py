@@ -40,6 +40,8 @@ from vlaq_ros.errors import (
     PrecisionFailedError,
     VlaqError,
 )
+from vlaq_ros.flight import INFERENCE, Flight
+from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
@@ -48,8 +50,6 @@ from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.ros import encode, health, parameters
 from vlaq_ros.ros.clocks import STEADY
 from vlaq_ros.ros.controls import Controls
-from vlaq_ros.ros.flight import INFERENCE, Flight
-from vlaq_ros.ros.gate import Gate
 from vlaq_ros.ros.inputs import Inputs, starved
 from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.outputs import Outputs

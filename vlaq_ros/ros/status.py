@@ -13,8 +13,8 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import Float64, String
 
 from vlaq_ros.datatypes import Command, Decision, Motion, Violations
+from vlaq_ros.flight_log import FlightLog
 from vlaq_ros.observe import JOINT_STATES
-from vlaq_ros.ros.flight_log import FlightLog
 from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 
 _OF_MOTION = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms", "late_ms")

@@ -18,12 +18,12 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.subscription import Subscription
 
 from vlaq_ros.datatypes import ActionChunk, Command, ImageArray, Observation, Stale
+from vlaq_ros.flight import Flight
 from vlaq_ros.messages import header_stamp_ns
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.ros import pilot_node
-from vlaq_ros.ros.flight import Flight
 
 TRACE, WAY = "VLAQ_TRACE", "VLAQ_TRACE_WAY"
 WAYS = AS_SHIPPED, DECODED, THREADS = "as shipped", "images decoded as they come", "two executor threads"

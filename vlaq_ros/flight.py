@@ -14,10 +14,10 @@ from vlaq_ros.control.following import FollowingWatch
 from vlaq_ros.control.jumps import JumpWatch
 from vlaq_ros.datatypes import Command, JointWindow, Stale, Trajectory
 from vlaq_ros.errors import PrecisionFailedError, RejectedChunkError, VlaqError
+from vlaq_ros.flight_log import FlightLog
+from vlaq_ros.gate import Gate
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
-from vlaq_ros.ros.flight_log import FlightLog
-from vlaq_ros.ros.gate import Gate
 
 INFERENCE = "inference"  # how the name of its thread begins
 
