@@ -441,6 +441,16 @@ class UnreadableBagError(VlaqError):
         )
 
 
+class EmptyBagError(VlaqError):
+    """A recording holds no message."""
+
+    def __init__(self, bag: Path) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} holds no message; expected a recording of a robot at work: the recorder heard nothing "
+            "(another ROS_DOMAIN_ID, or a QoS that does not fit), record it again"
+        )
+
+
 class BagTopicsError(VlaqError):
     """A recording lacks topics that an observation is made of."""
 
@@ -531,6 +541,56 @@ class NoResultsError(VlaqError):
 
     def __init__(self, out: Path) -> None:
         super().__init__(f"{str(out)!r} holds no results of the full policy; run `vlaq study --out {out}` first")
+
+
+class JournalError(VlaqError):
+    """What a pilot has noted of its flight cannot be read."""
+
+    def __init__(self, text: str, why: Exception) -> None:
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        super().__init__(
+            f"the pilot's journal says {shown!r} ({why}); expected what this version of the package writes: replay it "
+            "with the version that recorded it, or with --latency 0.1"
+        )
+
+
+class NoJournalError(VlaqError):
+    """A recording is to be repeated as it was, and does not say how it was."""
+
+    def __init__(self, bag: Path, topic: str) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} has no journal of the pilot on {topic}; expected one for recorded latencies: give a time "
+            "with --latency, or --latency measured"
+        )
+
+
+class OtherTeacherError(VlaqError):
+    """A teacher whose chunks cannot be held against a model's."""
+
+    def __init__(self, teacher: Path, model: Path, differing: Iterable[str]) -> None:
+        super().__init__(
+            f"the teacher {str(teacher)!r} has another {', another '.join(differing)} than the model {str(model)!r}; "
+            "expected the checkpoint that it was made of: correct --teacher"
+        )
+
+
+class NoRecordedDescriptionError(VlaqError):
+    """A recording does not say what the robot looks like."""
+
+    def __init__(self, bag: Path, topic: str) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} has no robot description on {topic}; expected the URDF of the arm: give it with --urdf"
+        )
+
+
+class NotHeldOutError(VlaqError):
+    """Thresholds are to be fitted, and nothing is left to check them on, or to fit them to."""
+
+    def __init__(self, got: str) -> None:
+        super().__init__(
+            f"thresholds are to be fitted {got}; expected --precision all or names, so that every precision is "
+            "computed on the same observations, and other recordings to check them on: give those with --held-out"
+        )
 
 
 class ClusterError(VlaqError):
