@@ -18,8 +18,7 @@ from vlaq_ros.calibrate.travel import recorded_motion
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import Observation, Stale
 from vlaq_ros.errors import CameraNamesError, NoObservationError, UnknownInstructionError
-from vlaq_ros.evaluate.recording import INSTRUCTION
-from vlaq_ros.evaluate.rosbag import JOINTS, TEXT, absolute, image_type, read
+from vlaq_ros.evaluate.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type, read
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.policy.description import Description

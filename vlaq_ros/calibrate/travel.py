@@ -16,8 +16,7 @@ from vlaq_ros.control.motion import MonitorConfig
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
-from vlaq_ros.evaluate.recording import INSTRUCTION
-from vlaq_ros.evaluate.rosbag import JOINTS, TEXT, absolute, read
+from vlaq_ros.evaluate.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, read
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader
 
 from vlaq_ros import messages
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import IntArray
 from vlaq_ros.errors import VlaqError
+from vlaq_ros.evaluate.rosbag import INSTRUCTION, open_bag
 from vlaq_ros.joints import JointMap
 
-INSTRUCTION = "/instruction"
 SEED = "/sim_robot/seed"
 SUCCESS = "/sim_robot/success"
 REAL_TIME_FACTOR = "/sim_robot/real_time_factor"
@@ -105,10 +104,11 @@ def read(bag: Path, robot: RobotConfig, camera: str) -> Recording:
     signals = (INSTRUCTION, SEED, SUCCESS, REAL_TIME_FACTOR, PRECISION, SENSITIVITY, INFERENCE_MS)
     topics = (*signals, *BYTES_OVER_BF16.values(), joints, images)
     received: dict[str, list[tuple[int, Any]]] = {topic: [] for topic in topics}
-    with AnyReader([bag]) as reader:
-        for connection, stamp_ns, raw in reader.messages([c for c in reader.connections if c.topic in received]):
-            received[connection.topic].append((stamp_ns, reader.deserialize(raw, connection.msgtype)))
-        end_ns = reader.end_time
+    with open_bag(bag) as opened:
+        recorded = {topic: msgtype for topic, (msgtype, _) in opened.topics.items() if topic in received}
+        for message in opened.messages(recorded):
+            received[message.topic].append((message.received_ns, opened.deserialize(message)))
+        end_ns = opened.end_ns
     for topic, entries in received.items():
         if not entries:
             raise EmptyRecordingError(bag, topic)

@@ -1,21 +1,135 @@
-"""rosbag2 recordings, found and read without ROS: the messages of some topics, in the order of their arrival."""
+"""rosbag2 recordings, found and read without ROS: the messages of some topics, in the order of their arrival.
+
+A recording is its storage files: metadata.yaml, which a recorder writes last, says nothing that they do not say.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import heapq
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from operator import attrgetter, itemgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
-from rosbags.highlevel import AnyReader
+import yaml
+from rosbags.rosbag2 import Reader
+from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_typestore
 
 from vlaq_ros.config import CameraConfig
-from vlaq_ros.errors import BagTopicsError, NoInstructionError, UnreadableBagError, VlaqError
-from vlaq_ros.evaluate.recording import INSTRUCTION
+from vlaq_ros.errors import (
+    BagTopicsError,
+    EmptyBagError,
+    NoInstructionError,
+    UnreadableBagError,
+    UnusableMessageError,
+)
+from vlaq_ros.evaluate.salvage import Message, SalvagedFile
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+INSTRUCTION = "/instruction"
 JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
-_STORAGES = (".mcap", ".db3")
+_METADATA, _STORAGES = "metadata.yaml", (".mcap", ".db3")
+_COMPRESSED = ".zstd"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # what no CDR message begins with
+_STORE = get_typestore(Stores.ROS2_KILTED)  # the messages that are read here are the same in every distribution
+
+
+class _StorageFile(Protocol):
+    counts: Counter[tuple[str, str]]
+    start_ns: int
+    end_ns: int
+    damage: str
+
+    def messages(self, wanted: Collection[tuple[str, str]]) -> Iterator[Message]:
+        """Read the messages of some topics and types in the order of their arrival."""
+        ...
+
+
+class _IndexedFile:
+    """A storage file as it should be."""
+
+    damage = ""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self.counts: Counter[tuple[str, str]] = Counter()
+        for connection in reader.connections:
+            self.counts[connection.topic, connection.msgtype] += connection.msgcount
+        self.start_ns, self.end_ns = reader.start_time, reader.end_time - 1
+
+    def messages(self, wanted: Collection[tuple[str, str]]) -> Iterator[Message]:
+        chosen = [it for it in self._reader.connections if (it.topic, it.msgtype) in wanted]
+        if chosen:  # none would mean all
+            for connection, received_ns, raw in self._reader.messages(chosen):
+                yield Message(connection.topic, received_ns, raw, connection.msgtype)
+
+
+class OpenBag:
+    """A recording that is being read.
+
+    Attributes:
+        topics: type and number of messages of every topic that has any.
+        start_ns, end_ns: when the first and the last message arrived, by the recorder's clock.
+        damage: what of it could not be read; empty where all could.
+    """
+
+    def __init__(self, bag: Path, files: Collection[_StorageFile]) -> None:
+        self._bag = bag
+        self._files = [file for file in files if file.counts.total()]
+        counts = sum((file.counts for file in self._files), Counter[tuple[str, str]]())
+        rising = sorted(counts.items(), key=itemgetter(1))  # of two types on one topic the more frequent one is told
+        self.topics = {topic: (msgtype, count) for (topic, msgtype), count in rising}
+        self.start_ns = min((file.start_ns for file in self._files), default=0)
+        self.end_ns = max((file.end_ns for file in self._files), default=0)
+        self.damage = "; ".join(filter(None, (_missing_files(bag), *(file.damage for file in files))))
+
+    def messages(self, topics: Mapping[str, str]) -> Iterator[Message]:
+        """Read the messages of some topics, each of one type, in the order of their arrival.
+
+        They are read as they are asked for: no more of them are held than a chunk of a file has.
+
+        Raises:
+            UnreadableBagError: the recording is damaged on the way.
+        """
+        wanted = set(topics.items())
+        try:
+            for message in heapq.merge(*(file.messages(wanted) for file in self._files), key=attrgetter("received_ns")):
+                packed = message.raw.startswith(_ZSTD_MAGIC)
+                yield replace(message, raw=zstd.decompress(message.raw)) if packed else message
+        except Exception as error:  # a broken file raises whatever its parts do: SQLite, zstd, struct
+            raise UnreadableBagError(self._bag, " ".join(str(error).split())) from None
+
+    def lacking(self, wanted: Mapping[str, str]) -> list[str]:
+        """Name the wanted topics that are not there, with their types."""
+        return [f"{kind} on {topic}" for topic, kind in wanted.items() if self.topics.get(topic, ("", 0))[0] != kind]
+
+    def contents(self) -> list[str]:
+        """Name the topics that are there, with their types."""
+        return [f"{msgtype} on {topic}" for topic, (msgtype, _) in sorted(self.topics.items())]
+
+    def deserialize(self, message: Message) -> Any:
+        """Give a message its fields.
+
+        Raises:
+            UnusableMessageError: its bytes are no message of its type.
+        """
+        try:
+            return _STORE.deserialize_cdr(message.raw, message.msgtype)
+        except Exception as error:  # of struct, numpy or rosbags, by where the bytes end
+            got = f"a message of {len(message.raw)} bytes on {message.topic} cannot be read ({error})"
+            raise UnusableMessageError(got, message.msgtype) from None
 
 
 def find_bags(path: Path) -> list[Path]:
@@ -25,10 +139,31 @@ def find_bags(path: Path) -> list[Path]:
     return sorted(filter(_is_bag, path.iterdir())) if path.is_dir() else []
 
 
+@contextmanager
+def open_bag(bag: Path) -> Iterator[OpenBag]:
+    """Open a recording of Humble or later: MCAP or SQLite, whole, split or cut off, compressed in any way.
+
+    Args:
+        bag: a directory or a storage file.
+
+    Raises:
+        UnreadableBagError: it is no recording, or so damaged that nothing can be read; also while it is read.
+        EmptyBagError: it has no message.
+    """
+    with ExitStack() as stack:
+        try:
+            opened = OpenBag(bag, [_open(file, stack) for file in _storage_files(bag)])
+        except (OSError, zstd.ZstdError) as error:
+            raise UnreadableBagError(bag, " ".join(str(error).split())) from None
+        if not opened.topics:
+            raise UnreadableBagError(bag, opened.damage) if opened.damage else EmptyBagError(bag)
+        yield opened
+
+
 def read(
     bag: Path, wanted: Mapping[str, str], optional: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[tuple[str, Any]]:
-    """Read the messages of some topics, each of one type.
+    """Read the messages of some topics, each of one type, from a recording that is whole.
 
     Args:
         bag: a directory or a storage file.
@@ -37,26 +172,20 @@ def read(
 
     Raises:
         UnreadableBagError: the recording is none, or damaged.
+        EmptyBagError: it has no message.
         NoInstructionError: of the wanted topics only the instruction's is missing.
         BagTopicsError: wanted topics are missing.
     """
-    files = [bag] if bag.is_file() or (bag / "metadata.yaml").is_file() else _storage_files(bag)
-    taken = {**wanted, **optional}.items()
-    try:
-        with AnyReader(files, default_typestore=get_typestore(Stores.ROS2_KILTED)) as reader:
-            seen = {topic: str(info.msgtype) for topic, info in reader.topics.items() if info.msgcount}
-            missing = [f"{msgtype} on {topic}" for topic, msgtype in wanted.items() if seen.get(topic) != msgtype]
-            if missing == [f"{TEXT} on {INSTRUCTION}"]:
-                raise NoInstructionError(bag, INSTRUCTION)
-            if missing:
-                raise BagTopicsError(bag, missing, (f"{msgtype} on {topic}" for topic, msgtype in seen.items()))
-            if connections := [c for c in reader.connections if (c.topic, c.msgtype) in taken]:  # none would mean all
-                for connection, _, raw in reader.messages(connections):
-                    yield connection.topic, reader.deserialize(raw, connection.msgtype)
-    except VlaqError:
-        raise
-    except Exception as error:  # a broken file raises whatever its parts do: YAML, SQLite, zstd, struct
-        raise UnreadableBagError(bag, " ".join(str(error).split())) from None
+    with open_bag(bag) as opened:
+        if opened.damage:
+            raise UnreadableBagError(bag, opened.damage)
+        missing = opened.lacking(wanted)
+        if missing == [f"{TEXT} on {INSTRUCTION}"]:
+            raise NoInstructionError(bag, INSTRUCTION)
+        if missing:
+            raise BagTopicsError(bag, missing, opened.contents())
+        for message in opened.messages({**wanted, **optional}):
+            yield message.topic, opened.deserialize(message)
 
 
 def image_type(camera: CameraConfig) -> str:
@@ -64,16 +193,49 @@ def image_type(camera: CameraConfig) -> str:
     return f"sensor_msgs/msg/{camera.type}"
 
 
-def absolute(topic: str) -> str:
-    """Name a topic of the robot file as a recording does."""
-    return f"/{topic.lstrip('/')}"
+def absolute(topic: str, namespace: str = "") -> str:
+    """Name a topic of the robot file as a recording does; a namespace is put before what is not absolute itself."""
+    return topic if topic.startswith("/") else "/".join(("", *filter(None, namespace.split("/")), topic))
+
+
+def _open(file: Path, stack: ExitStack) -> _StorageFile:
+    if file.suffix == _COMPRESSED:
+        file = _unpacked(file, Path(stack.enter_context(TemporaryDirectory())))
+    with suppress(Exception):  # a broken file raises whatever its parts do: YAML, SQLite, struct
+        reader = stack.enter_context(Reader(file))
+        # without an index, rosbags refuses messages that are not in order; recorders write them so
+        if not isinstance(reader.storage, McapReader) or reader.storage.chunks:
+            return _IndexedFile(reader)
+    return SalvagedFile(file)
+
+
+def _unpacked(file: Path, directory: Path) -> Path:
+    target = directory / file.stem
+    with zstd.open(file, "rb") as packed, target.open("wb") as unpacked, suppress(EOFError):  # what was cut off
+        shutil.copyfileobj(packed, unpacked)
+    return target
 
 
 def _is_bag(path: Path) -> bool:
     if path.is_dir():
-        return (path / "metadata.yaml").is_file() or bool(_storage_files(path))
-    return path.suffix in _STORAGES and path.is_file()
+        return (path / _METADATA).is_file() or any(map(_is_storage, path.iterdir()))
+    return _is_storage(path)
 
 
-def _storage_files(directory: Path) -> list[Path]:
-    return sorted(file for file in directory.iterdir() if file.suffix in _STORAGES)
+def _is_storage(path: Path) -> bool:
+    return path.name.removesuffix(_COMPRESSED).endswith(_STORAGES) and path.is_file()
+
+
+def _storage_files(bag: Path) -> list[Path]:
+    return sorted(filter(_is_storage, bag.iterdir())) if bag.is_dir() else [bag]
+
+
+def _missing_files(bag: Path) -> str:
+    """Say which files a recording had that are not there."""
+    try:
+        said = yaml.safe_load((bag / _METADATA).read_text(encoding="utf-8"))
+        names = [Path(name).name for name in said["rosbag2_bagfile_information"]["relative_file_paths"]]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return ""
+    gone = [name for name in names if not (bag / name).is_file()]
+    return f"its {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} not there" if gone else ""
