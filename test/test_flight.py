@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,6 +31,7 @@ from vlaq_ros.errors import UnknownInstructionError
 from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
+from vlaq_ros.journal import Entry
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.sim import panda
@@ -81,6 +83,7 @@ class Bench:
         self.gate = Gate(enabled=True, estop="")
         self.sent: list[tuple[Trajectory, Command | None]] = []
         self.logged: list[str] = []
+        self.notes: list[Entry] = []
         self.thought = threading.Event()
         self.positions = HOME
         self.follows = True
@@ -111,11 +114,12 @@ class Bench:
             jumps=JumpWatch(limits.velocities, config.tracking_tolerance_rad),
             following=FollowingWatch(0.05, config.follow_timeout_s),
             config=config,
+            executor=ThreadPoolExecutor(max_workers=1),
             clock=lambda: self.now_ns,
-            steady=lambda: self.steady_ns,
             send=lambda trajectory, command: self.sent.append((trajectory, command)),
             wake=self.thought.set,
             say=self.logged.append,
+            note=self.notes.append,
         )
 
     def see(self, *, camera: bool = True) -> None:
@@ -136,7 +140,7 @@ class Bench:
         self.see(camera=camera)
         self.thought.clear()
         before = len(self.policy.asked)
-        self.flight.tick()
+        self.flight.tick(self.now_ns, self.steady_ns)
         if self.policy.free.is_set():
             self.fetch()
         return len(self.policy.asked) > before
@@ -157,7 +161,7 @@ class Bench:
         """Wait for the inference, if one runs, and fetch its answer."""
         if self.flight._thinking is not None:
             assert self.thought.wait(PATIENCE_S)
-        self.flight.fetch()
+        self.flight.fetch(self.now_ns)
 
     @property
     def commands(self) -> list[Command]:
@@ -173,7 +177,7 @@ def bench() -> Iterator[Bench]:
     made = Bench()
     yield made
     made.policy.free.set()
-    made.flight.land()
+    made.flight.land(made.now_ns)
     made.flight.close()
 
 
@@ -333,7 +337,7 @@ def test_landing_holds_and_drops_the_inference_that_runs(bench: Bench) -> None:
     bench.observer.push_instruction(TASK)
     bench.tick()
     bench.stall()
-    bench.flight.land()
+    bench.flight.land(bench.now_ns)
     assert bench.sent[-1][1] is None, "it does not wait for the inference"
     bench.policy.free.set()
     bench.fetch()
@@ -345,7 +349,7 @@ def test_landing_holds_and_drops_the_inference_that_runs(bench: Bench) -> None:
 
 def test_an_arm_that_was_never_seen_is_not_commanded() -> None:
     unseen = Bench()
-    unseen.flight.land()
+    unseen.flight.land(unseen.now_ns)
     unseen.flight.close()
     assert unseen.sent == []
 
@@ -391,7 +395,7 @@ def test_a_brake_leaves_what_was_sent_and_not_an_answer_that_was_only_computed(b
     assert bench.thought.wait(PATIENCE_S), "the answer is there; it is not fetched yet"
     bench.now_ns += 60 * MS
     bench.gate.enabled = False
-    bench.flight.tick()
+    bench.flight.tick(bench.now_ns, bench.steady_ns)
     (running, _), (brake, _) = bench.sent[-2:]
     for new, old in zip(sample(brake, bench.now_ns), sample(running, bench.now_ns), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-9)
@@ -416,7 +420,7 @@ def test_an_arm_that_the_pilot_does_not_move_is_left_alone(bench: Bench) -> None
     bench.tick()
     bench.gate.stop("test")
     bench.tick()
-    bench.flight.land()
+    bench.flight.land(bench.now_ns)
     assert bench.sent == []
 
 
@@ -479,10 +483,10 @@ def test_closing_does_not_wait_for_an_inference_that_hangs() -> None:
     hanging = Bench()
     hanging.observer.push_instruction(TASK)
     hanging.stall()
-    hanging.flight.land()
+    hanging.flight.land(hanging.now_ns)
     hanging.flight._stall_ns = 50 * MS
     hanging.flight.close()
-    assert not hanging.flight._thinking.done()
+    assert not hanging.flight._thinking[1].done()
     hanging.policy.free.set()
 
 

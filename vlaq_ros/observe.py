@@ -96,7 +96,7 @@ class _Image:
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Held:
     """What an observation would be made of, at one moment."""
 
     images: dict[str, _Image]  # of the cameras that sent one
@@ -192,13 +192,18 @@ class Observer:
             stamps_ns, positions, velocities = self._ring.last(round(span_s * 1e9))
         return JointWindow(self._map.urdf, stamps_ns, positions, velocities) if len(stamps_ns) else None
 
+    def newest_ns(self) -> dict[str, int]:
+        """Stamp of each camera's newest image, by its name, and of the newest joint state, where there is one."""
+        with self._lock:
+            stamps_ns = {name: image.stamp_ns for name, image in self._images.items()}
+            joints_ns = self._ring.newest_ns()
+        return stamps_ns if joints_ns is None else stamps_ns | {JOINT_STATES: joints_ns}
+
     def ages_s(self, now_ns: int) -> dict[str, float]:
         """Age of each camera's newest image, by its name, and of the newest joint state; nan where there is none."""
-        with self._lock:
-            stamps_ns: dict[str, int | None] = dict.fromkeys(self.cameras)
-            stamps_ns |= {name: image.stamp_ns for name, image in self._images.items()}
-            stamps_ns[JOINT_STATES] = self._ring.newest_ns()
-        return {name: np.nan if ns is None else _seconds(now_ns - ns) for name, ns in stamps_ns.items()}
+        stamps_ns = self.newest_ns()
+        names = (*self.cameras, JOINT_STATES)
+        return {name: _seconds(now_ns - stamps_ns[name]) if name in stamps_ns else np.nan for name in names}
 
     def rates_hz(self, now_ns: int) -> dict[str, float]:
         """Images of each camera that were received per second; nan until two seconds after the first message.
@@ -222,15 +227,25 @@ class Observer:
         """
         with self._lock:
             undecodable = [f"camera {name}: {why}" for name, why in self._undecodable.items()]
-        return (*self._reasons(self._take(), now_ns), *undecodable)
+        return (*self._reasons(self.take(), now_ns), *undecodable)
 
-    def sample(self, now_ns: int) -> Observation | Stale:
-        """Take an observation, or say of every input why there is none.
+    def take(self) -> Held:
+        """Take what an observation would be made of now."""
+        with self._lock:
+            stamps_ns, positions, _ = self._ring.last(round((self._max_image_age_s + self._max_joint_age_s) * 1e9))
+            return Held(dict(self._images), stamps_ns, positions, self._refusal, self._instruction)
+
+    def sample(self, now_ns: int, held: Held | None = None) -> Observation | Stale:
+        """Make an observation, or say of every input why there is none.
 
         Its stamp is that of the newest image. The joint state is interpolated to it; when the newest joint state is a
         little older than the image, it is taken as it is.
+
+        Args:
+            now_ns: the time that inputs are old at.
+            held: what was taken then, where messages may have come since.
         """
-        held = self._take()
+        held = held or self.take()
         if reasons := self._reasons(held, now_ns):
             return Stale(tuple(reasons))
         decoded: dict[str, ImageArray] = {}
@@ -265,12 +280,7 @@ class Observer:
         self._epoch += 1
         return False
 
-    def _take(self) -> _Held:
-        with self._lock:
-            stamps_ns, positions, _ = self._ring.last(round((self._max_image_age_s + self._max_joint_age_s) * 1e9))
-            return _Held(dict(self._images), stamps_ns, positions, self._refusal, self._instruction)
-
-    def _reasons(self, held: _Held, now_ns: int) -> list[str]:
+    def _reasons(self, held: Held, now_ns: int) -> list[str]:
         stamps_ns = {name: image.stamp_ns for name, image in held.images.items()}
         reasons = [] if held.instruction else ["instruction: none given"]
         reasons += [f"camera {name}: no image received" for name in self.cameras if name not in stamps_ns]
@@ -290,13 +300,13 @@ class Observer:
             reasons = [f"cameras {oldest}, {newest}: {skew_s:.2f} s apart, allowed {self._max_camera_skew_s:.2f} s"]
         return reasons
 
-    def _joint_reasons(self, held: _Held, now_ns: int) -> list[str]:
+    def _joint_reasons(self, held: Held, now_ns: int) -> list[str]:
         if not len(held.joint_stamps_ns):
             return [f"{JOINT_STATES}: {held.refusal or 'none received'}"]
         overdue = _outside(JOINT_STATES, _seconds(now_ns - int(held.joint_stamps_ns[-1])), self._max_joint_age_s)
         return [f"{JOINT_STATES}: {held.refusal}"] if overdue and held.refusal else overdue
 
-    def _gap(self, held: _Held, image_ns: int) -> list[str]:
+    def _gap(self, held: Held, image_ns: int) -> list[str]:
         """Say where joint states miss around an image; one taken after the newest of them is near enough."""
         after = int(np.searchsorted(held.joint_stamps_ns, image_ns))
         if after == len(held.joint_stamps_ns) or held.joint_stamps_ns[after] == image_ns:

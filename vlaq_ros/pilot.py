@@ -64,6 +64,7 @@ class Pilot:
         upswitch_s: time from the decision for a finer precision to the command that answered it, where the last
             command was that answer; None otherwise.
         span_s: how long a joint window `watch` needs.
+        draws: how often noise was drawn.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Pilot:
         self.motion: Motion | None = None
         self.upswitch_s: float | None = None
         self.span_s = self._monitor.span_s
+        self.draws = 0
 
     def select(self, precision: str) -> None:
         """Fix the precision by its name, or let it follow the motion with `auto`.
@@ -140,18 +142,18 @@ class Pilot:
         age_ns = now_ns - command.observation_stamp_ns
         return not 0 <= age_ns < self._config.replan_period_s * 1e9
 
-    def step(self, observation: Observation, clock: Callable[[], int]) -> Command:
+    def step(self, observation: Observation, decision: Decision, clock: Callable[[], int]) -> Command:
         """Answer an observation.
 
         Args:
             observation: what the robot sees.
+            decision: that was in force when it was taken.
             clock: tells the time in ns, on the clock of the observation's stamp.
 
         Raises:
-            PrecisionFailedError: the precision in force cannot be computed.
+            PrecisionFailedError: that precision cannot be computed.
             VlaqError: the policy cannot use the observation, or answered what no robot can follow.
         """
-        decision = self.decision
         start_ns = clock()
         guide = self.guide(observation)
         try:
@@ -165,6 +167,7 @@ class Pilot:
 
     def noise(self) -> FloatArray:
         """Draw what the next flow starts from."""
+        self.draws += 1
         return self._random.standard_normal(self._policy.noise_shape)
 
     @property
@@ -244,10 +247,10 @@ class Pilot:
         self._command = command = Command(trajectory, decision, observation.stamp_ns, inference_s, violations)
         return command
 
-    def late_s(self, now_ns: int) -> float:
-        """How long the arm has been braking or resting because no command succeeds the last; 0 while it is not."""
-        command, chunk = self._command, self._chunk
-        if command is None or chunk is None:
+    def late_s(self, command: Command, now_ns: int) -> float:
+        """How long the arm has been braking or resting for want of a successor of its command; 0 while it is not."""
+        chunk = self._chunk
+        if chunk is None:
             return 0.0
         end_ns = command.observation_stamp_ns + int(step_times(len(chunk.actions), chunk.step_s)[-1])
         return max(now_ns - end_ns, 0) * 1e-9

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,9 +41,11 @@ from vlaq_ros.errors import (
     PrecisionFailedError,
     VlaqError,
 )
-from vlaq_ros.flight import INFERENCE, Flight
+from vlaq_ros.evaluate.session import Session
+from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
+from vlaq_ros.journal import Journal
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.engine import Engine
@@ -56,6 +59,7 @@ from vlaq_ros.ros.outputs import Outputs
 from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 from vlaq_ros.ros.status import Status
 
+_INFERENCE = "inference"  # how the name of its thread begins
 _POLL_S = 0.05
 _SAY_S = 0.1  # between two looks at the motion that are published
 _SWITCH_S = 0.0005  # between Python's threads: at its 5 ms, the two threads keep a command waiting from each other
@@ -197,15 +201,17 @@ class PilotNode(LifecycleNode):
             jumps=JumpWatch(limits.velocities, config.tracking_tolerance_rad),
             following=None if config.dry_run else FollowingWatch(still_rad, config.follow_timeout_s),
             config=config,
+            executor=ThreadPoolExecutor(max_workers=1, thread_name_prefix=_INFERENCE),
             clock=self._now_ns,
-            steady=time.monotonic_ns,
             send=partial(self._send, outputs),
             wake=self._thought.trigger,
             say=self.get_logger().error,
+            note=Journal(self._status.say_journal).note,
         )
         made.callback(flight.close)
         self._warm_up(engine, flight)
         self._say_model(directory, engine)
+        self._status.say_session(Session.of(config, directory).text())
         inputs = Inputs(self, robot, observer, self._controls.estop)
         made.callback(inputs.close)
         request = self.create_subscription(String, "~/precision_request", self._request_precision, LATCHED)
@@ -250,7 +256,7 @@ class PilotNode(LifecycleNode):
     def _land(self) -> None:
         self._active = False
         if self._rig is not None:
-            self._rig.flight.land()
+            self._rig.flight.land(self._now_ns())
             self._rig.outputs.deactivate()
         self._controls.say()
 
@@ -261,11 +267,11 @@ class PilotNode(LifecycleNode):
         if self._rig is not None:
             self._rig.inputs.take()
             if self._active:
-                self._rig.flight.tick()
+                self._rig.flight.tick(self._now_ns(), time.monotonic_ns())
 
     def _fetch(self) -> None:
         if self._rig is not None:
-            self._rig.flight.fetch()
+            self._rig.flight.fetch(self._now_ns())
 
     def _send(self, outputs: Outputs, trajectory: Trajectory, command: Command | None) -> None:
         outputs.send(trajectory)
@@ -311,7 +317,7 @@ class PilotNode(LifecycleNode):
 
     def _change(self, name: str, value: Any) -> None:
         if name == "precision" and self._rig is not None:
-            self._rig.flight.pilot.select(value)
+            self._rig.flight.select(value)
         if name == "model":
             if self._rig is not None:
                 raise ConfiguredError(name)
@@ -347,7 +353,7 @@ def main() -> None:
             node.close()
             executor.shutdown()
             node.destroy_node()
-    if any(thread.name.startswith(INFERENCE) for thread in threading.enumerate()):
+    if any(thread.name.startswith(_INFERENCE) for thread in threading.enumerate()):
         os._exit(1)  # Python would wait for an inference that hangs; the arm is held, and ROS is shut down
 
 

@@ -17,6 +17,7 @@ from vlaq_ros.flight_log import FlightLog
 from vlaq_ros.observe import JOINT_STATES
 from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 
+_JOURNAL = QoSProfile(depth=100)  # a gap in it ends what can be repeated
 _OF_MOTION = ("sensitivity", "motion_fineness", "angular_jerk", "image_age_ms", "joint_age_ms", "late_ms")
 _OF_COMMAND = ("precision_index", "inference_ms", "upswitch_ms")  # with every command, after its precision
 _OF_MODEL = ("bytes_over_bf16/linears", "bytes_over_bf16/all")  # once, latched
@@ -36,6 +37,8 @@ class Status:
             name: self._publisher(Float64, name, LATCHED if name in _OF_MODEL else 10)
             for name in (*_OF_MOTION, *_OF_COMMAND, *_OF_MODEL, *_OF_LOG)
         }
+        self._session = self._publisher(String, "session", LATCHED)
+        self._journal = self._publisher(String, "journal", _JOURNAL)
         self._precisions: tuple[str, ...] = ()
 
     def say_model(self, precisions: tuple[str, ...], bytes_over_bf16: Mapping[str, float]) -> None:
@@ -46,6 +49,14 @@ class Status:
                 self._scalars[name] = self._publisher(Float64, name, 10)
         for name, share in bytes_over_bf16.items():
             self._say(f"bytes_over_bf16/{name}", share)
+
+    def say_session(self, session: str) -> None:
+        """Publish what the node is configured with."""
+        self._session.publish(String(data=session))
+
+    def say_journal(self, entries: str) -> None:
+        """Publish entries of the flight's journal."""
+        self._journal.publish(String(data=entries))
 
     def say_motion(self, decision: Decision, motion: Motion | None, ages_s: Mapping[str, float], late_s: float) -> None:
         """Publish how the arm moves, how old the inputs are (nan where that is unknown) and how late the policy is."""
