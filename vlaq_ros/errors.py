@@ -471,6 +471,17 @@ class NoInstructionError(VlaqError):
         )
 
 
+class NothingToSuggestError(VlaqError):
+    """A recording shows no arm that a robot file could be proposed for."""
+
+    def __init__(self, bag: Path, namespace: str, seen: Iterable[str]) -> None:
+        where = f" in namespace {namespace!r}" if namespace else ""
+        super().__init__(
+            f"bag {str(bag)!r} shows no arm{where}; expected sensor_msgs/msg/JointState with positions of four joints or "
+            f"more, and it has: {', '.join(seen) or 'nothing'}; record joint states, or correct --namespace"
+        )
+
+
 class UnreadableDemonstrationsError(VlaqError):
     """A file of demonstrations is damaged, or of other tasks than this simulation's."""
 
