@@ -10,7 +10,7 @@ import pytest
 from sources import FILES, PACKAGE, ROOT, imports, libraries
 
 WORDS = {"datatypes", "errors", "config"}
-FLIGHT = {"gate", "flight_log", "flight"}
+FLIGHT = {"gate", "flight_log", "journal", "flight"}
 BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file at its top
     "__init__": set(),
     "errors": set(),
@@ -23,7 +23,8 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "pilot": WORDS | {"control"},
     "gate": set(),
     "flight_log": WORDS,
-    "flight": WORDS | {"observe", "control", "pilot", "gate", "flight_log"},
+    "journal": WORDS,
+    "flight": WORDS | {"observe", "control", "pilot", "gate", "flight_log", "journal"},
     "quant": WORDS,
     "policy": WORDS | {"quant"},
     "sim": WORDS | {"control", "policy"},
