@@ -12,8 +12,6 @@ from hypothesis.extra.numpy import arrays
 
 from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.calibrate.thresholds import (
-    ALWAYS,
-    NEVER,
     Curves,
     by_error_bound,
     by_percentile,
@@ -27,6 +25,7 @@ from vlaq_ros.calibrate.thresholds import (
 from vlaq_ros.control.precision import PrecisionController, PrecisionRule
 from vlaq_ros.datatypes import FloatArray, Motion
 from vlaq_ros.errors import TooFewInjectionsError
+from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER
 
 NAMES = ("fine", "coarse")
 LADDER = ("sixteen", "eight", "four", "two")

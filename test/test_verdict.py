@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vlaq_ros.calibrate.thresholds import ALWAYS, NEVER, Curves, Estimate, Evidence, Proposal
+from vlaq_ros.calibrate.thresholds import Curves, Estimate, Evidence, Proposal
 from vlaq_ros.calibrate.verdict import TOLERATED_LOSS, judge
 from vlaq_ros.evaluate.statistics import BoolArray
+from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER
 
 N = 400
 CURVES = Curves(np.array([0.0, 1.0]), np.ones(2), {"coarse": np.ones(2)}, 0.01)

@@ -461,6 +461,16 @@ class BagTopicsError(VlaqError):
         )
 
 
+class NamespaceError(VlaqError):
+    """The robots of a recording have other namespaces than was said."""
+
+    def __init__(self, bag: Path, topic: str, namespaces: Iterable[str]) -> None:
+        super().__init__(
+            f"bag {str(bag)!r} has no joint states on {topic}, but robots in the namespaces {', '.join(namespaces)}; "
+            "pick one of them with --namespace"
+        )
+
+
 class NoInstructionError(VlaqError):
     """A recording does not say what the robot was asked to do."""
 
@@ -602,6 +612,34 @@ class NotHeldOutError(VlaqError):
             f"thresholds are to be fitted {got}; expected --precision all or names, so that every precision is "
             "computed on the same observations, and other recordings to check them on: give those with --held-out"
         )
+
+
+class TooFewAnswersError(VlaqError):
+    """Recordings do not hold enough to fit thresholds to."""
+
+    def __init__(self, got: int, expected: int, precisions: Iterable[str]) -> None:
+        super().__init__(
+            f"thresholds would be fitted to {got} answers of {', '.join(precisions) or 'no precision'}, expected at "
+            f"least {expected} answers of two precisions or more at a known motion; give more recordings, and "
+            "--precision all"
+        )
+
+
+class ConditionError(VlaqError):
+    """A condition on the numbers of a report that cannot be read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"got the condition {text!r}; expected a number of the report, one of > >= < <= ==, and what it is held "
+            "against, such as 'ee_error_p95_m > 0.02'"
+        )
+
+
+class UnknownScoreError(VlaqError):
+    """A condition names a number that a report does not have."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"the report has no number {name!r}; it has: {', '.join(known)}")
 
 
 class ClusterError(VlaqError):

@@ -19,9 +19,10 @@ from vlaq_ros.calibrate.alignment import Drift, agreement
 from vlaq_ros.calibrate.correlation import Correlation
 from vlaq_ros.calibrate.pipeline import NAMES, REFINED
 from vlaq_ros.calibrate.storage import WIDTHS
-from vlaq_ros.calibrate.thresholds import NEVER, Dispatch, Evidence, Whole
+from vlaq_ros.calibrate.thresholds import Dispatch, Evidence, Whole
 from vlaq_ros.evaluate.motion import PolicyMotion
 from vlaq_ros.evaluate.statistics import wilson95
+from vlaq_ros.evaluate.threshold_fit import NEVER
 
 if TYPE_CHECKING:  # facts are plain; what gathers them needs the simulation
     from vlaq_ros.calibrate.calibration import Checks, Facts

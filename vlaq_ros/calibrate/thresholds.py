@@ -24,14 +24,11 @@ from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import TooFewInjectionsError
 from vlaq_ros.evaluate.motion import FINE_SHARE
+from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER, bins, falling, first_crossing, typical
 
-NEVER = 1e9  # a threshold above any S
-ALWAYS = -1.0  # one below any
 LEAST_EPISODES = 5
 TOLERATED_SUCCESS = 0.95  # of the episodes that deviate no more than tolerated
-_BINS = 20
 _RESAMPLES = 1000
-_CHANGE = 1e-4  # the least by which thresholds fall
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +122,7 @@ def by_percentile(precisions: Sequence[str], sensitivities: FloatArray) -> Dispa
         sensitivities: S [N] on calibration data; nan where the motion was unknown.
     """
     shares = np.linspace(1 - FINE_SHARE, 0, len(precisions))[:-1]
-    thresholds = _falling(np.nanquantile(sensitivities, shares))
+    thresholds = falling(np.nanquantile(sensitivities, shares))
     verdict = (
         "Whether switching pays is not known: no episodes were driven to measure it. "
         "The thresholds are percentiles of S on the calibration data."
@@ -166,11 +163,11 @@ def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injection
 
     sensitivities = np.array([chunk.sensitivity for chunk in chunks])
     errors = {name: np.array([chunk.errors[name] for chunk in chunks]) for name in precisions[1:]}
-    centres, bins = _bins(sensitivities)
+    centres, parts = bins(sensitivities)
     curves = Curves(
         sensitivities=centres,
         gains_m=rising(seen, gains_m)(centres),
-        errors={name: _typical(values, bins) for name, values in errors.items()},
+        errors={name: typical(values, parts) for name, values in errors.items()},
         tolerated_m=tolerated(deviations_m, successes),
     )
     evidence = Evidence(
@@ -181,7 +178,7 @@ def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injection
         deviation=clustered(_spearman, seen, deviations_m, episodes),
         curves=curves,
     )
-    thresholds = _falling([crossing(curves, name) for name in precisions[1:]])
+    thresholds = falling([crossing(curves, name) for name in precisions[1:]])
     edges = [np.inf, *thresholds[:-1], -np.inf]
     shares = [float(np.mean((sensitivities <= high) & (sensitivities > low))) for high, low in pairwise(edges)]
     return Proposal(thresholds, dict(zip(precisions, shares, strict=True)), evidence)
@@ -190,7 +187,7 @@ def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injection
 def static_thresholds(precisions: Sequence[str], name: str) -> tuple[float, ...]:
     """Thresholds under which the controller asks for one precision at every S that is known."""
     chosen = precisions.index(name)
-    return _falling([NEVER if k < chosen else ALWAYS for k in range(len(precisions) - 1)])
+    return falling([NEVER if k < chosen else ALWAYS for k in range(len(precisions) - 1)])
 
 
 def rising(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
@@ -211,13 +208,7 @@ def tolerated(deviations_m: FloatArray, successes: NDArray[np.bool_]) -> float:
 def crossing(curves: Curves, precision: str) -> float:
     """The S up to which a precision's error keeps within the bound: `NEVER` if everywhere, `ALWAYS` if nowhere."""
     excess_m = curves.errors[precision] * curves.gains_m - curves.tolerated_m
-    above = np.flatnonzero(excess_m > 0)
-    if not len(above):
-        return NEVER
-    if above[0] == 0:
-        return ALWAYS
-    ends = slice(above[0] - 1, above[0] + 1)
-    return float(np.interp(0, excess_m[ends], curves.sensitivities[ends]))
+    return first_crossing(curves.sensitivities, excess_m)
 
 
 def clustered(
@@ -237,28 +228,3 @@ def _spearman(x: FloatArray, y: FloatArray) -> float:
 
 def _pearson(x: FloatArray, y: FloatArray) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
-
-
-def _bins(sensitivities: FloatArray) -> tuple[FloatArray, list[NDArray[np.int64]]]:
-    """Medians [K] and rows of quantile bins."""
-    bins = np.array_split(np.argsort(sensitivities, kind="stable"), min(_BINS, len(sensitivities)))
-    return np.array([np.median(sensitivities[rows]) for rows in bins]), bins
-
-
-def _typical(errors: FloatArray, bins: Sequence[NDArray[np.int64]]) -> FloatArray:
-    """95th percentiles [K] of errors in bins, made monotonic in the direction that fits better."""
-    percentiles = np.array([np.percentile(errors[rows], 95) for rows in bins])
-    fits = [isotonic_regression(percentiles, increasing=increasing).x for increasing in (True, False)]
-    best: FloatArray = min(fits, key=lambda fit: float(np.sum((fit - percentiles) ** 2)))
-    return best
-
-
-def _falling(crossings: Sequence[float] | FloatArray) -> tuple[float, ...]:
-    """Append the coarsest precision's threshold and make them fall, as a manifest wants it.
-
-    A precision whose threshold is lifted by this is asked for at no S that occurs.
-    """
-    thresholds = [0.0 if not len(crossings) or crossings[-1] > 0 else float(crossings[-1]) - 1]
-    for threshold in reversed([round(float(crossing), 4) for crossing in crossings]):
-        thresholds.append(max(threshold, round(thresholds[-1] + _CHANGE, 4)))
-    return tuple(reversed(thresholds))

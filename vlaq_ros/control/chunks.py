@@ -28,6 +28,21 @@ def step_times(steps: int, step_s: float) -> IntArray:
     return round(step_s * 1e9) * np.arange(1, steps + 1)
 
 
+def asked(
+    targets: FloatArray, observed: FloatArray, times_ns: IntArray, *, joint_names: tuple[str, ...], stamp_ns: int
+) -> Trajectory:
+    """Return what a chunk by itself asks for, from where the arm was seen.
+
+    Args:
+        targets: joint positions [T, J] rad (m).
+        observed: joint positions [J] at the observation.
+        times_ns: of the targets [T] after the observation.
+        joint_names: of the columns.
+        stamp_ns: of the observation.
+    """
+    return Trajectory(stamp_ns, joint_names, np.append(0, times_ns), np.vstack([observed, targets]))
+
+
 def splice(
     targets: FloatArray,
     *,

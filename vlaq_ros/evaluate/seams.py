@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from vlaq_ros.config import PilotConfig, RobotConfig
-from vlaq_ros.control.chunks import step_times
+from vlaq_ros.control.chunks import asked, step_times
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray, Trajectory
@@ -182,10 +182,14 @@ def _fly(model: Path, cell: Cell, episodes: Sequence[tuple[int, str]], limit_s: 
 
 def _asked(takeover: Takeover, kinematics: Kinematics) -> Trajectory:
     """What a chunk by itself asks for, from where the arm was seen."""
-    chunk = takeover.chunk
-    times_ns = np.append(0, step_times(len(chunk.actions), chunk.step_s))
-    targets = kinematics.joint_targets(chunk, takeover.observed)
-    return Trajectory(chunk.stamp_ns, kinematics.joint_names, times_ns, np.vstack([takeover.observed, targets]))
+    chunk, observed = takeover.chunk, takeover.observed
+    return asked(
+        kinematics.joint_targets(chunk, observed),
+        observed,
+        step_times(len(chunk.actions), chunk.step_s),
+        joint_names=kinematics.joint_names,
+        stamp_ns=chunk.stamp_ns,
+    )
 
 
 def _peak(values: FloatArray, columns: BoolArray) -> FloatArray:
