@@ -642,6 +642,26 @@ class UnknownScoreError(VlaqError):
         super().__init__(f"the report has no number {name!r}; it has: {', '.join(known)}")
 
 
+class UnwrittenReportError(VlaqError):
+    """The report of a replay cannot be written: most often the disk is full."""
+
+    def __init__(self, out: Path, why: str) -> None:
+        super().__init__(
+            f"{str(out)!r} cannot be written ({why}), expected room and the right to write there: see to it, or give "
+            "another --out"
+        )
+
+
+class WorkerLostError(VlaqError):
+    """A process that replayed a recording is gone."""
+
+    def __init__(self, bag: Path) -> None:
+        super().__init__(
+            f"the process that replayed bag {str(bag)!r} ended before it was done, expected a report: most often memory "
+            "was short; give fewer --jobs"
+        )
+
+
 class ClusterError(VlaqError):
     """A Ray cluster cannot be reached."""
 
