@@ -108,7 +108,7 @@ def read(bag: Path, robot: RobotConfig, camera: str) -> Recording:
         recorded = {topic: msgtype for topic, (msgtype, _) in opened.topics.items() if topic in received}
         for message in opened.messages(recorded):
             received[message.topic].append((message.received_ns, opened.deserialize(message)))
-        end_ns = opened.end_ns
+        end_ns = opened.end_ns + 1
     for topic, entries in received.items():
         if not entries:
             raise EmptyRecordingError(bag, topic)
