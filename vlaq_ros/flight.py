@@ -299,5 +299,5 @@ class Flight:
     def _note_tick(self, now_ns: int, steady_ns: int, *, begins: bool) -> None:
         decision, observer = self.pilot.decision, self.observer
         sensitivity = None if math.isnan(decision.sensitivity) else decision.sensitivity
-        seen = observer.newest_ns(), observer.instruction, self.gate.commands
+        seen = observer.newest_ns(), observer.kept, observer.instruction, self.gate.commands
         self._note(Tick(now_ns, steady_ns, *seen, decision.precision, sensitivity, begins))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from vlaq_ros.errors import JournalError
 
-_TICKS = 10  # in a message: 0.2 s of them
+TICKS = 10  # in a message: 0.2 s of them
 
 
 class Tick(NamedTuple):
@@ -21,6 +21,7 @@ class Tick(NamedTuple):
     now_ns: int
     steady_ns: int  # on a clock that never jumps
     newest_ns: Mapping[str, int]  # stamps of the newest joint states and images that had been taken
+    kept: int  # joint states by then, since the node was configured
     instruction: str
     open: bool  # the gate
     precision: str  # decided
@@ -60,7 +61,7 @@ class Land(NamedTuple):
 
 
 Entry = Tick | Fetch | Select | Lose | Land
-_KINDS: dict[str, type[Entry]] = {kind.__name__.lower(): kind for kind in (Tick, Fetch, Select, Lose, Land)}
+_KINDS: dict[str, Callable[..., Entry]] = {kind.__name__.lower(): kind for kind in (Tick, Fetch, Select, Lose, Land)}
 
 
 class Journal:
@@ -79,7 +80,7 @@ class Journal:
         """Take an entry."""
         self._entries.append(entry)
         waits = isinstance(entry, Tick) or (isinstance(entry, Fetch) and not entry.readings_ns)
-        if waits and len(self._entries) < _TICKS:
+        if waits and len(self._entries) < TICKS:
             return
         entries = [[type(noted).__name__.lower(), *noted] for noted in self._entries]
         self._publish(json.dumps({"first": self._first, "entries": entries}, separators=(",", ":"), allow_nan=False))

@@ -116,6 +116,10 @@ class Observer:
         max_camera_skew_s: images further apart block.
         max_joint_age_s: an older joint state blocks; also how far it may trail the newest image, and how far apart the
             two may be that an image lies between.
+
+    Attributes:
+        cameras: as given.
+        kept: how many joint states were not refused, nor too late.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Observer:
         max_joint_age_s: float,
     ) -> None:
         self.cameras = tuple(cameras)
+        self.kept = 0
         self._map = joints
         self._max_image_age_s = max_image_age_s
         self._max_camera_skew_s = max_camera_skew_s
@@ -185,6 +190,7 @@ class Observer:
             self._refusal = ""
             if not self._late(stamp_ns, self._ring.newest_ns(), self._max_joint_age_s):
                 self._ring.append(stamp_ns, self._map.positions(positions), self._map.rates(velocities))
+                self.kept += 1
 
     def joints(self, span_s: float) -> JointWindow | None:
         """The newest joint samples that cover `span_s`, fewer where there are no more; None where there is none."""

@@ -1,0 +1,113 @@
+"""A recorded flight, flown again as its journal says: ticks, inputs and inferences come when they came."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat, takewhile
+
+from vlaq_ros.errors import PrecisionFailedError
+from vlaq_ros.evaluate.inbox import Inbox, Input
+from vlaq_ros.evaluate.reflight import Reflight
+from vlaq_ros.evaluate.replayed import Event
+from vlaq_ros.journal import TICKS, Entry, Fetch, Land, Lose, Select, Tick, parse
+from vlaq_ros.observe import JOINT_STATES
+
+_LAG_NS = 500_000_000  # the recorder may receive an input later than the pilot's journal
+_KEPT_NS = 3_000_000_000  # what is older than this and the ticks of a message matters to no tick
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A message of the journal."""
+
+    received_ns: int
+    first: int
+    entries: list[Entry]
+
+
+class Repetition:
+    """Goes through a bag once.
+
+    A journal that begins in the middle of a flight is followed from there on: its first command continues none.
+
+    Args:
+        inbox: of the bag.
+        fly: makes a flight, whenever the node was configured.
+        period_s: between two ticks.
+    """
+
+    def __init__(self, inbox: Inbox, fly: Callable[[], Reflight], period_s: float) -> None:
+        self._inbox, self._fly = inbox, fly
+        self._kept_ns = _KEPT_NS + 2 * TICKS * round(period_s * 1e9)
+        self._pages: deque[_Page] = deque()
+        self._waiting: defaultdict[str, deque[Input]] = defaultdict(deque)
+        self._flight: Reflight | None = None
+        self._kept: int | None = None  # joint states that the flight had; None where it begins in the middle
+
+    def events(self) -> Iterator[Event]:
+        """Go through the bag."""
+        for message in self._inbox.messages():
+            if isinstance(message, Input):
+                received_ns = message.message.received_ns
+                self._waiting[message.name].append(message)
+            elif message.topic == self._inbox.journal:
+                received_ns = message.received_ns
+                self._pages.append(_Page(received_ns, *parse(message.text)))
+            else:
+                continue
+            while self._pages and self._pages[0].received_ns + _LAG_NS <= received_ns:
+                yield from self._play(self._pages.popleft())
+            for waiting in self._waiting.values():
+                while waiting and waiting[0].message.received_ns + self._kept_ns < received_ns:
+                    yield from self._inbox.show(waiting.popleft())
+        for page in self._pages:
+            yield from self._play(page)
+        for waiting in self._waiting.values():
+            for left in waiting:
+                yield from self._inbox.show(left)
+
+    def _play(self, page: _Page) -> Iterator[Event]:
+        if self._flight is None or page.first == 0:
+            self._flight, self._kept = self._fly(), 0 if page.first == 0 else None
+        for entry in page.entries:
+            yield from self._repeat(self._flight, entry)
+
+    def _repeat(self, flight: Reflight, entry: Entry) -> Iterator[Event]:
+        match entry:
+            case Tick():
+                yield from self._catch_up(flight, entry)
+                flight.observer.push_instruction(entry.instruction)
+                flight.gate.enabled = entry.open
+                began = flight.infers
+                yield from flight.tick(entry.now_ns, entry.steady_ns)
+                if flight.infers and not began and not entry.began:  # it does not know what came before the recording
+                    flight.decline()
+                    yield from flight.fetch(entry.now_ns)
+            case Fetch() if flight.infers:
+                flight.observer.push_instruction(entry.instruction)
+                flight.gate.enabled = entry.open
+                flight.skip_noise(entry.draws - bool(entry.readings_ns))
+                flight.infer(chain(entry.readings_ns, repeat(entry.now_ns)).__next__, failing=entry.failed)
+                yield from flight.fetch(entry.now_ns)
+            case Land():
+                yield from flight.land(entry.now_ns)
+            case Select():
+                flight.flight.select(entry.precision)
+            case Lose():
+                flight.flight.lose(PrecisionFailedError(entry.precision, RuntimeError("it did where it was recorded")))
+
+    def _catch_up(self, flight: Reflight, tick: Tick) -> Iterator[Event]:
+        """Let the observer have what the recorded one had."""
+        for name, newest_ns in tick.newest_ns.items():
+            waiting = self._waiting[name]
+            stamps_ns = [item.stamp_ns for item in waiting]
+            older = sum(1 for _ in takewhile(newest_ns.__gt__, stamps_ns))
+            count = stamps_ns.index(newest_ns) + 1 if newest_ns in stamps_ns else older
+            lost = 0  # the pilot received fewer joint states than the recorder
+            if name == JOINT_STATES and self._kept is not None:
+                lost = max(count - (tick.kept - self._kept), 0)
+            for nth, item in enumerate([waiting.popleft() for _ in range(count)]):
+                yield from self._inbox.show(item) if nth < lost else self._inbox.deliver(item, flight.observer)
+        self._kept = tick.kept
