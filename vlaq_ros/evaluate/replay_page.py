@@ -1,0 +1,278 @@
+"""The report of a replay as a page of HTML that needs nothing else, and one page over the replays of many bags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from vlaq_ros.config import share
+from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
+from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.spread import column
+
+ANSWERS = 2000  # in the drawing of errors
+
+Document = Mapping[str, Any]  # report.json
+
+_TILES = ("ee_error_p95_m", "cheap_share", "stale_share", "deadline_misses", "rejected", "held")
+_UNITS = (  # what a name ends with, and how its value is shown; the first that fits
+    ("_rad_s3", 1.0, " rad/s³"),
+    ("_rad_s", 1e3, " mrad/s"),
+    ("_per_min", 1.0, " per min"),
+    ("_share", 100.0, " %"),
+    ("_rad", 1e3, " mrad"),
+    ("_m", 1e3, " mm"),
+    ("_s", 1.0, " s"),
+)
+_UNKNOWN = "not known"
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One bag of many."""
+
+    name: str
+    link: str  # to its page
+    document: Document  # empty where it could not be replayed
+    error: str = ""  # why it could not
+    failed: Sequence[str] = ()  # conditions that it fails
+
+
+def write(
+    path: Path, drawing: Drawing, document: Document, *, bound_m: float | None = None, failed: Sequence[str] = ()
+) -> None:
+    """Write the page of one bag.
+
+    Args:
+        path: of the page.
+        drawing: what is shown of the replay.
+        document: its report.json.
+        bound_m: that the error of the tool was to keep; None where none was set.
+        failed: sentences on what was asked for and does not hold.
+    """
+    data = drawing.data()
+    shown = {name: document[name] for name in ("horizon", "by_sensitivity", "counterfactual")}
+    data |= shown | {"errors": _errors(document["answers"], drawing.start_ns), "bound_mm": bound_m and 1e3 * bound_m}
+    schema = json.loads((share() / "config/replay_report.schema.json").read_text(encoding="utf-8"))["properties"]
+    sections = [
+        _head(document, schema, failed),
+        _timeline(data, _worst(document, drawing.start_ns)),
+        _charts(document),
+        _precisions(document, data["precisions"]),
+        _scalars(document, schema),
+    ]
+    inline = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    script = (
+        f'<script type="application/json" id="data">{inline}</script><script>{_resource("replay_page.js")}</script>'
+    )
+    _write(path, f"{document['bag']}: replay", sections, script)
+
+
+def _write(path: Path, title: str, sections: Iterable[str], script: str = "") -> None:
+    page = Template(_resource("replay_page.html"))
+    path.write_text(page.substitute(title=escape(title), body="\n".join(sections), script=script), encoding="utf-8")
+
+
+def _resource(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _errors(answers: Mapping[str, Any], start_ns: int) -> dict[str, Any]:
+    """Give the error of every answer; of neighbours that are too many to draw, the largest."""
+    stamps_ns = np.array(answers["stamps_ns"], dtype=np.int64)
+    starts = np.unique(np.linspace(0, len(stamps_ns), ANSWERS, endpoint=False).astype(int))[: len(stamps_ns)]
+
+    def thinned(values: Sequence[float | None]) -> list[float | None]:
+        return column(np.fmax.reduceat(np.array(values, dtype=float), starts)) if len(starts) else []
+
+    return {
+        "t": ((stamps_ns[starts] - start_ns) * 1e-9).round(3).tolist(),
+        "of": {
+            against: {name: thinned(values) for name, values in of.items()}
+            for against, of in answers["ee_error_m"].items()
+            if of
+        },
+    }
+
+
+def _head(document: Document, schema: Mapping[str, Any], failed: Sequence[str]) -> str:
+    told = "what the arm was told" if document["source"] == "commands" else "how the arm moved; no command is recorded"
+    tiles = "".join(
+        f'<div class="tile"><b>{_said(key, document[key])}</b><span>{escape(schema[key]["title"])}</span></div>'
+        for key in _TILES
+    )
+    replayed, whole = (_said(key, document[key]) for key in ("replayed_s", "bag_s"))
+    return (
+        f"<header><h1>{escape(document['bag'])}</h1>"
+        f'<p class="soft">Replayed {replayed} of {whole}: {document["n_answers"]} chunks. Recorded is {told}.</p>'
+        + _listed("What was asked for and does not hold", failed)
+        + _listed("What there is to know of this recording", document["lines"])
+        + f'<div class="tiles">{tiles}</div></header>'
+    )
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<div class="lines"><b>{title}</b><ul>{items}</ul></div>' if lines else ""
+
+
+def _timeline(data: Mapping[str, Any], worst: str) -> str:
+    chips = "".join(
+        f'<button data-precision="{escape(one["name"])}" aria-pressed="true">{_chip(one)}</button>'
+        for one in data["precisions"]
+    )
+    zoom = "".join(
+        f'<button id="{name}" title="{title}">{sign}</button>'
+        for name, sign, title in (
+            ("earlier", "‹", "earlier"),
+            ("later", "›", "later"),
+            ("closer", "+", "closer"),
+            ("farther", "−", "farther"),
+            ("whole", "whole bag", "double-click does it too"),
+        )
+    )
+    chosen = _choice("joint", ["all joints", *data["joints"]["names"]])
+    chosen += _choice("against", data["errors"]["of"])
+    hatch = '<svg width="26" height="13"><rect width="26" height="13" fill="url(#{})"/></svg>{}'
+    legend = (
+        '<i class="line told"></i>told to the arm',
+        '<i class="line measured"></i>measured',
+        '<i class="line"></i>predicted, from the observation on',
+        hatch.format("blocked", "no observation possible"),
+        hatch.format("late", "waiting for a chunk"),
+        '<b class="bad">▼</b>joint states jump',
+        '<b class="bad">■</b>braked',
+        '<b class="bad">✕</b>answer without a command',
+    )
+    return _section(
+        "What the policy would have done",
+        f'<div class="bar"><span>{chips}</span><span>{chosen}</span><span>{zoom}</span>'
+        '<span class="soft">drag over the tracks to look closer</span></div>'
+        f'<div class="bar soft">{"".join(f"<span>{item}</span>" for item in legend)}</div>{worst}'
+        '<div id="tracks"><div id="drawn"></div><div id="hand"></div><div id="selected"></div><div id="card"></div>'
+        "</div>",
+        name="timeline",
+    )
+
+
+def _choice(name: str, options: Iterable[str]) -> str:
+    listed = "".join(f"<option>{escape(option)}</option>" for option in options)
+    return f'<select name="{name}" aria-label="{name}">{listed}</select>'
+
+
+def _chip(precision: Mapping[str, Any]) -> str:
+    return f'<i style="background:{precision["colour"]}"></i>{escape(precision["name"])}'
+
+
+def _worst(document: Document, start_ns: int) -> str:
+    """Offer the moments at which what flew lay furthest from what was recorded."""
+    moments = [((worst["stamp_ns"] - start_ns) * 1e-9, _said("_m", worst["ee_error_m"])) for worst in document["worst"]]
+    buttons = "".join(f'<button data-moment="{at_s:.3f}">{at_s:.1f} s: {error}</button>' for at_s, error in moments)
+    return f'<div class="bar"><span>Furthest from what was recorded:</span>{buttons}</div>' if moments else ""
+
+
+def _charts(document: Document) -> str:
+    charts = {
+        "latency": ("Inference time", "Answers, by what computing them took."),
+        "horizon": (
+            "Error by the time ahead",
+            "mm at the tool, by the time since the observation: median, and dashed the 95th percentile.",
+        ),
+        "concentration": ("Error by S", "mm at the tool, 95th percentile, by the sensitivity S of the motion."),
+        "bargain": (
+            "What a threshold would have bought",
+            "mm at the tool, 95th percentile, by the share of chunks that a threshold of S gives to the coarser "
+            f"precision; the others are at {next(iter(document['thresholds']), None)}.",
+        ),
+    }
+    boxes = "".join(
+        f'<div><h3>{title}</h3><p class="soft">{text}</p><div class="chart" id="{name}"></div></div>'
+        for name, (title, text) in charts.items()
+    )
+    return _section("In numbers", f'<div class="charts">{boxes}</div>')
+
+
+def _precisions(document: Document, precisions: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out what is known of each precision, and of what flew."""
+    errors, columns = document["errors"], {one["name"]: one for one in precisions}
+    heads = ["", "tool from recorded", "from the finest", "inference", "share of chunks", "gripper late", "missed"]
+    rows = []
+    for name in (FLOWN, *document["precisions"]):
+        deviation = (errors[FINEST] or {}).get(name)
+        gripper = document["gripper"]["predicted"][name]
+        rows.append(
+            [
+                _chip(columns[name]),
+                _spread("_m", errors[RECORDED][name]["ee_m"]),
+                _spread("_m", deviation["ee_m"]) if deviation else "",
+                _spread("_s", document["inference_s"][name]) if name in document["inference_s"] else "",
+                _said("_share", document["precision_share"][name]) if name in document["precision_share"] else "",
+                _said("_s", _p95(gripper["delay_s"])),
+                str(gripper["missed"]),
+            ]
+        )
+    return _section(
+        "Precision by precision",
+        _text("Median, 95th percentile and largest; an answer counts with its largest error of the steps in force."),
+        _table(heads, rows),
+    )
+
+
+def _p95(values: Sequence[float]) -> float | None:
+    return float(np.percentile(np.abs(values), 95)) if values else None
+
+
+def _scalars(document: Document, schema: Mapping[str, Any]) -> str:
+    """Lay out every number that a condition may name, in the words of the schema."""
+    rows = [
+        [
+            escape(facts["title"]),
+            _said(key, document[key]),
+            f"<code>{key}</code>",
+            escape(facts["description"]),
+        ]
+        for key, facts in schema.items()
+        if isinstance(document[key], int | float | None) and "title" in facts
+    ]
+    return _section("All numbers", _table(["", "", "in report.json", ""], rows, kind="words"))
+
+
+def _said(name: str, value: float | None) -> str:
+    """Write a value in the unit that its name ends with."""
+    if value is None:
+        return _UNKNOWN
+    factor, unit = next(((factor, unit) for suffix, factor, unit in _UNITS if name.endswith(suffix)), (1.0, ""))
+    if unit == " s" and abs(value) < 1:
+        factor, unit = 1e3, " ms"
+    return f"{value * factor:.3g}{unit}" if value * factor < 1000 else f"{value * factor:.0f}{unit}"
+
+
+def _spread(unit: str, spread: Mapping[str, float | None]) -> str:
+    return " / ".join(_said(unit, spread[name]) for name in ("p50", "p95", "max"))
+
+
+def _section(title: str, *parts: str, name: str = "") -> str:
+    place = f' id="{name}"' if name else ""
+    return f"<section{place}><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _text(text: str) -> str:
+    return f"<p>{escape(text)}</p>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """Lay out cells that are HTML already."""
+
+    def line(cells: Sequence[str], of: str) -> str:
+        return f"<tr>{''.join(f'<{of}>{cell}</{of}>' for cell in cells)}</tr>"
+
+    head, body = line(heads, "th"), "".join(line(row, "td") for row in rows)
+    return f'<div class="scroll"><table class="{kind}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
