@@ -1,7 +1,8 @@
 """What an arm was told to do on one topic: trajectories, each in force from its beginning to its successor's.
 
 A joint_trajectory_controller that gets a trajectory whose first point lies in the future moves there from where the arm
-is measured (ros2_controllers). Soon after its last point a command counts no more: something else may move the arm.
+is measured (ros2_controllers). After its last point a trajectory counts no more, for something else may move the arm;
+a streamed position counts until the next.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from vlaq_ros.evaluate.measured import Measured
 from vlaq_ros.joints import JointMap
 
 PERIOD_NS = 10_000_000  # of what is kept of a stream
-PAUSE_NS = 500_000_000  # a stream that is silent for longer begins anew; a command is in force for this long at rest
+_FOREVER_NS = 2**63 - 1
+PAUSE_NS = 500_000_000  # a stream that is silent for longer begins anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Told:
     commands: tuple[Trajectory, ...]
     columns: IntArray  # of the joints that they command
     begins_ns: IntArray  # [C] rising: when those that were ever in force came in force
+    ends_ns: IntArray  # [C] after which they count no more
     in_force: tuple[Trajectory, ...]  # C
 
     def at(self, stamps_ns: IntArray) -> FloatArray:
@@ -38,9 +41,8 @@ class Told:
         serving = np.searchsorted(self.begins_ns, stamps_ns, side="right") - 1
         values = np.full((len(stamps_ns), self.commands[0].positions.shape[1]), np.nan)
         for number in set(serving.tolist()) - {-1}:
-            command = self.in_force[number]
-            rows = (serving == number) & (stamps_ns <= command.stamp_ns + command.times_ns[-1] + PAUSE_NS)
-            values[rows] = sample(command, stamps_ns[rows])[0]
+            rows = (serving == number) & (stamps_ns <= self.ends_ns[number])
+            values[rows] = sample(self.in_force[number], stamps_ns[rows])[0]
         return values
 
 
@@ -80,18 +82,19 @@ class Listener:
 
     def told(self, measured: Measured) -> Told | None:
         """Say what was commanded, given what was measured; None where nothing was."""
-        commands = [*self._commands, *self._runs()]
-        in_force: list[tuple[int, Trajectory]] = []
-        for now_ns, command in commands:
+        whole = [(now_ns, it.stamp_ns + int(it.times_ns[-1]), it) for now_ns, it in self._commands]
+        commands = [*whole, *((it.stamp_ns, _FOREVER_NS, it) for it in self._runs())]
+        if not commands:
+            return None
+        in_force: list[tuple[int, int, Trajectory]] = []
+        for now_ns, end_ns, command in commands:
             begin_ns = max(now_ns, command.stamp_ns)
             while in_force and in_force[-1][0] >= begin_ns:  # replaced before it began
                 in_force.pop()
-            in_force.append((begin_ns, _approached(command, begin_ns, measured)))
-        if not commands:
-            return None
-        columns = np.flatnonzero(np.any([np.isfinite(it.positions[0]) for _, it in commands], axis=0))
-        begins_ns, serving = zip(*in_force, strict=True)
-        return Told(tuple(command for _, command in commands), columns, np.array(begins_ns), serving)
+            in_force.append((begin_ns, end_ns, _approached(command, begin_ns, measured)))
+        columns = np.flatnonzero(np.any([np.isfinite(it.positions[0]) for *_, it in commands], axis=0))
+        begins_ns, ends_ns, serving = zip(*in_force, strict=True)
+        return Told(tuple(it for *_, it in commands), columns, np.array(begins_ns), np.array(ends_ns), serving)
 
     def _whole(self, now_ns: int, command: Trajectory) -> Trajectory:
         """Name and count a trajectory as the URDF does; 0 as its stamp means now."""
@@ -117,13 +120,13 @@ class Listener:
             accelerations=None if accelerations is None else self._joints.rates(spread(accelerations)),
         )
 
-    def _runs(self) -> list[tuple[int, Trajectory]]:
+    def _runs(self) -> list[Trajectory]:
         """Make a trajectory of every part of a stream that has no pause."""
         stamps_ns = np.array(self._stamps_ns, dtype=np.int64)
         positions = np.array(self._positions).reshape(-1, len(self._joints.urdf))
         ends = [*(np.flatnonzero(np.diff(stamps_ns) > PAUSE_NS) + 1).tolist(), len(stamps_ns)]
         return [
-            (int(part[0]), Trajectory(int(part[0]), self._joints.urdf, part - part[0], positions[begin:end]))
+            Trajectory(int(part[0]), self._joints.urdf, part - part[0], positions[begin:end])
             for begin, end in zip([0, *ends], ends, strict=False)
             if len(part := stamps_ns[begin:end])
         ]

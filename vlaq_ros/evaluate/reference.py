@@ -91,8 +91,8 @@ class Reference:
     def at(self, stamps_ns: IntArray) -> FloatArray:
         """Positions [K, J] that the arm was told to have at some times [K], by the command in force at each.
 
-        Where there is none, what was measured counts. nan where nothing is known: in a gap of the joint states, and where
-        stamps were recorded twice.
+        Where there is none, what was measured counts. nan where nothing is known: in a gap of the joint states, and
+        where stamps were recorded twice.
         """
         stamps_ns = np.asarray(stamps_ns, dtype=np.int64)
         values = self.motion.at(stamps_ns)
