@@ -1,0 +1,107 @@
+"""The timeline of a replay as one picture, for documents."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from vlaq_ros.datatypes import FloatArray, ImageArray
+from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED
+from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.report import SHADE
+
+FANS = 60  # chunks
+_INK, _TOLD = "#26323d", "0.75"
+_STRIP_IN = 0.9
+
+
+def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> None:
+    """Draw cameras, S over the bands of the precisions, action errors, and the joint that moves most.
+
+    Args:
+        path: of the picture; its suffix says the format.
+        drawing: what is shown of the replay.
+        document: its report.json.
+    """
+    data = drawing.data()
+    colours = {one["name"]: one["colour"] for one in data["precisions"]} | {FLOWN: _INK}
+    heights = [*[_STRIP_IN] * len(data["frames"]), 1.8, 1.5, 1.8]
+    figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained", facecolor="white")
+    *strips, motion, errors, joint = figure.subplots(len(heights), sharex=True, height_ratios=heights)
+    for axes, (camera, frames) in zip(strips, data["frames"].items(), strict=True):
+        _strip(axes, camera, frames, data["duration_s"])
+    for start_s, end_s, name in data["spans"]["precision"]:
+        motion.axvspan(start_s, end_s, color=colours[name], alpha=SHADE, linewidth=0)
+    for axes in (motion, errors):
+        for start_s, end_s, _ in data["spans"]["blocked"]:
+            axes.axvspan(start_s, end_s, facecolor="none", edgecolor="0.5", hatch="///", linewidth=0)
+    motion.plot(data["sensitivity"]["t"], _known(data["sensitivity"]["s"]), color="black", linewidth=1)
+    motion.set(ylabel="sensitivity S", ylim=(0, None))
+    answers = document["answers"]
+    times_s = (np.array(answers["stamps_ns"]) - drawing.start_ns) * 1e-9
+    for name, values in answers["ee_error_m"][RECORDED].items():
+        if name != FLOWN or not document["precisions"]:
+            errors.plot(times_s, 1e3 * _known(values), color=colours[name], linewidth=1)
+    errors.set(ylabel="error of the tool [mm]", ylim=(0, None))
+    _joint(joint, data, colours, document["precisions"] or [FLOWN])
+    joint.set(xlabel="time [s]", xlim=(0, data["duration_s"]))
+    for axes in (motion, errors, joint):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels((motion, errors, joint))
+    handles = [Patch(color=colours[name], label=name) for name in document["precisions"]]
+    handles += [
+        Patch(facecolor="none", edgecolor="0.5", hatch="///", label="no observation possible"),
+        Line2D([], [], color=_TOLD, linewidth=3, label="recorded"),
+        Line2D([], [], color=_INK, linewidth=0.8, label="predicted chunks"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    with rc_context({"svg.hashsalt": "vlaq_ros"}):
+        figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def _strip(axes: Axes, camera: str, frames: Sequence[tuple[float, str, float]], duration_s: float) -> None:
+    """Lay frames side by side, each from its time on."""
+    axes.set(yticks=[], ylim=(0, 1))
+    axes.set_ylabel(camera, rotation=0, ha="right", va="center")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(bottom=False)
+    if frames:
+        wide_s = duration_s * frames[0][2] * _STRIP_IN / 12.8  # of the 14 inches, those of the axes
+        for start_s in np.arange(0, duration_s, wide_s):
+            _, jpeg, _ = min(frames, key=lambda frame: abs(frame[0] - start_s))
+            extent = (start_s, start_s + 0.98 * wide_s, 0.0, 1.0)
+            axes.imshow(_decoded(jpeg), extent=extent, aspect="auto", interpolation="lanczos")
+
+
+def _joint(axes: Axes, data: Mapping[str, Any], colours: Mapping[str, str], names: Sequence[str]) -> None:
+    """Draw the joint that moves most: recorded, and chunks as they were predicted."""
+    recorded = data["joints"]
+    told = np.array([_known(column) for column in recorded["told"] or recorded["measured"]])
+    moving = int(np.nanargmax(np.nanmax(told, axis=1) - np.nanmin(told, axis=1)))
+    axes.plot(recorded["t"], told[moving], color=_TOLD, linewidth=3)
+    for chunk in data["chunks"][:: max(1, len(data["chunks"]) // FANS)]:
+        times_s = chunk["t"] + np.array(chunk["steps"])
+        for name in names:
+            if name in chunk["lines"]:
+                axes.plot(times_s, _known(chunk["lines"][name][moving]), color=colours[name], linewidth=0.8)
+        axes.plot(chunk["t"], next(iter(chunk["lines"].values()))[moving][0], ".", color=_INK, markersize=3)
+    axes.set_ylabel(f"{recorded['names'][moving]} [rad]")
+
+
+def _known(values: Sequence[float | None]) -> FloatArray:
+    return np.array(values, dtype=np.float64)
+
+
+def _decoded(jpeg: str) -> ImageArray:
+    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(pixels[:, :, ::-1], dtype=np.uint8)
