@@ -28,7 +28,8 @@ def orphan(tiny_bundle: Path, tmp_path: Path) -> Path:
         ("fine,coarse", "auto", ("fine", "coarse")),
         ("auto,full", "auto", ("full",)),
         ("fine,fine", "auto", ("fine",)),
-        ("all", "auto", ("fine", "coarse", "full")),
+        ("coarse,fine", "auto", ("fine", "coarse")),
+        ("all", "auto", ("full", "fine", "coarse")),
     ],
 )
 def test_words_become_a_precision_and_its_shadows(
@@ -41,7 +42,7 @@ def test_words_become_a_precision_and_its_shadows(
 
 def test_all_does_without_full_where_its_checkpoint_is_not_at_hand(orphan: Path, tiny_checkpoint: Path) -> None:
     assert Policies.choose("all", orphan, None).shadows == ("fine", "coarse")
-    assert Policies.choose("all", orphan, tiny_checkpoint).shadows == ("fine", "coarse", "full")
+    assert Policies.choose("all", orphan, tiny_checkpoint).shadows == ("full", "fine", "coarse")
 
 
 @pytest.mark.parametrize("asked", ["full", "fine,full"])

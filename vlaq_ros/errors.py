@@ -604,13 +604,13 @@ class NoRecordedDescriptionError(VlaqError):
         )
 
 
-class NotHeldOutError(VlaqError):
-    """Thresholds are to be fitted, and nothing is left to check them on, or to fit them to."""
+class NothingToFitError(VlaqError):
+    """Thresholds are to be fitted, and only one precision answers every observation."""
 
-    def __init__(self, got: str) -> None:
+    def __init__(self, precision: str) -> None:
         super().__init__(
-            f"thresholds are to be fitted {got}; expected --precision all or names, so that every precision is "
-            "computed on the same observations, and other recordings to check them on: give those with --held-out"
+            f"thresholds are fitted to precisions that answer the same observations, and --precision is {precision!r}; "
+            "expected all, or names with commas between them"
         )
 
 
@@ -639,7 +639,7 @@ class UnknownScoreError(VlaqError):
     """A condition names a number that a report does not have."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"the report has no number {name!r}; it has: {', '.join(known)}")
+        super().__init__(f"a report has no number {name!r}; it has: {', '.join(known)}")
 
 
 class UnwrittenReportError(VlaqError):

@@ -10,6 +10,7 @@ Commands:
   seams     what happens where one chunk takes over from another, at which latency
   study     methods, widths and switching rules held against each other, in closed loop
   trial     trials on a robot, in random order and in pairs, and their record
+  replay    a policy on recordings, scored before the arm moves
   doctor    what is missing on this machine, and of a robot's topics
   bench     how fast the kernels and the embedded policy are on this machine, and beside what pip installs
 
@@ -41,6 +42,7 @@ COMMANDS = (
     "study",
     "bench",
     "trial",
+    "replay",
     "doctor",
 )
 USER_ERROR, INTERRUPTED = 2, 130  # argparse's own, and 128 + SIGINT as shells report it

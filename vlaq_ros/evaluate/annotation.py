@@ -3,11 +3,12 @@
     /replay/command            trajectory_msgs/JointTrajectory   as it would have left, or the brake; in message units
     /replay/precision          std_msgs/String                   in force for the next chunk
     /replay/sensitivity        std_msgs/Float64                  S
-    /replay/tool_path/NAME     nav_msgs/Path                     of the tool, by precision, in the root link
-    /replay/tool_error_m/NAME  std_msgs/Float64                  from what was recorded
+    /replay/tool_path/NAME     nav_msgs/Path                     of a chunk's tool, in the root link
+    /replay/tool_error_m/NAME  std_msgs/Float64                  its largest distance from the recorded one
     /replay/inference_ms/NAME  std_msgs/Float64
 
-Messages lie at the times of what they answer, on the recording's own clock; the stamps in them are the robot's.
+NAME is a precision that is computed beside what flies, or `flown`. Messages lie on the recorder's clock; the stamps in
+them are the robot's.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from scipy.spatial.transform import Rotation
 
 from vlaq_ros.control.chunks import step_times
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.datatypes import FloatArray, Trajectory
+from vlaq_ros.datatypes import Trajectory
+from vlaq_ros.evaluate.answer_errors import FLOWN
+from vlaq_ros.evaluate.reference import Reference
 from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
+from vlaq_ros.evaluate.stance import Stance
 from vlaq_ros.joints import JointMap
 
 _SECOND_NS = 1_000_000_000
@@ -42,19 +46,26 @@ class Annotation:
         kinematics: of the arm, for the tool.
         urdf: that the arm was described by, for the root link's name.
         joints: whose names and units commands are written in.
+        reference: what was recorded.
         step_s: time between two rows of a chunk.
-        offset_ns: how far the recording's clock is ahead of the robot's.
     """
 
     def __init__(
-        self, directory: Path, kinematics: Kinematics, urdf: str, joints: JointMap, *, step_s: float, offset_ns: int
+        self,
+        directory: Path,
+        kinematics: Kinematics,
+        urdf: str,
+        joints: JointMap,
+        *,
+        reference: Reference,
+        step_s: float,
     ) -> None:
         self._writer = Writer(directory, version=9, storage_plugin=StoragePlugin.MCAP)
         self._kinematics = kinematics
         self._frame = _root_link(urdf)
         self._joints = joints
+        self._reference = reference
         self._step_s = step_s
-        self._offset_ns = offset_ns
         self._connections: dict[str, Any] = {}
         self._precision = ""
 
@@ -86,9 +97,12 @@ class Annotation:
             self._command(answer.took_over_ns, answer.command.trajectory)
         for name, inference_s in answer.inference_s.items():
             self._write(f"inference_ms/{name}", _NUMBER, answer.took_over_ns, data=1e3 * inference_s)
-        for name, targets in answer.targets.items():
+        observation, targets_of = answer.observation, dict(answer.targets)
+        if answer.chunk is not None:
+            targets_of[FLOWN] = self._kinematics.joint_targets(answer.chunk, observation.joint_positions)
+        for name, targets in targets_of.items():
             if np.isfinite(targets).all():
-                self._tool_path(name, answer.observation.stamp_ns, targets)
+                self._tool(name, observation.stamp_ns, Stance.of(self._kinematics, targets))
 
     def _command(self, stamp_ns: int, trajectory: Trajectory) -> None:
         positions = self._joints.message_positions(trajectory.positions)
@@ -112,24 +126,29 @@ class Annotation:
             "command", _TRAJECTORY, stamp_ns, header=_header(trajectory.stamp_ns, ""), joint_names=names, points=points
         )
 
-    def _tool_path(self, name: str, stamp_ns: int, targets: FloatArray) -> None:
-        positions, rotations = self._kinematics.forward(targets)
+    def _tool(self, name: str, stamp_ns: int, predicted: Stance) -> None:
+        due_ns = stamp_ns + step_times(len(predicted.joints), self._step_s)
+        recorded = Stance.of(self._kinematics, self._reference.at(due_ns))
+        error_m = np.fmax.reduce(predicted.errors(recorded).tool_m)  # nan where nothing of it is known
+        if np.isfinite(error_m):
+            self._write(f"tool_error_m/{name}", _NUMBER, stamp_ns, data=float(error_m))
+        rows = zip(
+            due_ns.tolist(),
+            predicted.tool.tolist(),
+            Rotation.from_matrix(predicted.rotations).as_quat().tolist(),
+            strict=True,
+        )
         poses = [
             _new(
                 "geometry_msgs/msg/PoseStamped",
-                header=_header(stamp_ns + time_ns, self._frame),
+                header=_header(time_ns, self._frame),
                 pose=_new(
                     "geometry_msgs/msg/Pose",
                     position=_new("geometry_msgs/msg/Point", **dict(zip("xyz", position, strict=True))),
                     orientation=_new("geometry_msgs/msg/Quaternion", **dict(zip("xyzw", quaternion, strict=True))),
                 ),
             )
-            for time_ns, position, quaternion in zip(
-                step_times(len(targets), self._step_s).tolist(),
-                positions.tolist(),
-                Rotation.from_matrix(rotations).as_quat().tolist(),
-                strict=True,
-            )
+            for time_ns, position, quaternion in rows
         ]
         self._write(f"tool_path/{name}", _PATH, stamp_ns, header=_header(stamp_ns, self._frame), poses=poses)
 
@@ -137,7 +156,7 @@ class Annotation:
         if name not in self._connections:
             self._connections[name] = self._writer.add_connection(f"/replay/{name}", msgtype, typestore=_STORE)
         raw = _STORE.serialize_cdr(_new(msgtype, **fields), msgtype)
-        self._writer.write(self._connections[name], stamp_ns + self._offset_ns, raw)
+        self._writer.write(self._connections[name], stamp_ns + self._reference.offset_ns, raw)
 
 
 def _new(msgtype: str, **fields: Any) -> Any:

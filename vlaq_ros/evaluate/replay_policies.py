@@ -23,7 +23,7 @@ class Policies:
     model: Path  # directory of the policy
     teacher: Path | None  # directory of the checkpoint that is "full"; None where that is not asked for
     precision: str  # that flies: auto, or a name
-    shadows: tuple[str, ...]  # names of those beside it
+    shadows: tuple[str, ...]  # names of those beside it, finest first
 
     @classmethod
     def choose(cls, asked: str, model: Path, teacher: Path | None) -> Policies:
@@ -60,7 +60,7 @@ class Policies:
                 _compare(source, model)
         if len(names) == 1:
             return cls(model, source, names[0], ())
-        return cls(model, source, AUTO, tuple(dict.fromkeys(name for name in names if name != AUTO)))
+        return cls(model, source, AUTO, tuple(name for name in (FULL, *held) if name in names))
 
     def load(self) -> tuple[Engine, dict[str, Engine]]:
         """Load what answers: the policy that flies, and by its name who computes each shadow."""

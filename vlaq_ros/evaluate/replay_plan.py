@@ -1,0 +1,196 @@
+"""How bags are replayed, and one bag replayed so: read, flown, scored, drawn and reported.
+
+bag -> Reference -> replay -> scores, drawing, parity, annotation -> report.json, report.html, annotated/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.control.precision import PrecisionRule
+from vlaq_ros.errors import NoInstructionError, NoRecordedDescriptionError, UnwrittenReportError
+from vlaq_ros.evaluate import replay_page
+from vlaq_ros.evaluate.annotation import Annotation
+from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.journal import session
+from vlaq_ros.evaluate.parity import Parity
+from vlaq_ros.evaluate.reference import Reference
+from vlaq_ros.evaluate.replay import MEASURED, RECORDED, Latency, replay
+from vlaq_ros.evaluate.replay_policies import Policies
+from vlaq_ros.evaluate.replayed import Event, Look
+from vlaq_ros.evaluate.rollout import LATENCY_S
+from vlaq_ros.evaluate.scores import Scores
+from vlaq_ros.evaluate.threshold_fit import Samples
+from vlaq_ros.evaluate.topics import Topics
+from vlaq_ros.joints import JointMap
+from vlaq_ros.policy.spec import PolicySpec
+
+REPORT, PAGE, ANNOTATED = "report.json", "report.html", "annotated"
+_TELL_NS = 1_000_000_000  # of the bag, between two words on how far it is
+_INTERRUPTED = "The replay was interrupted: this is what there was until then"
+
+
+class Sink(Protocol):
+    """What looks at a replay."""
+
+    def take(self, event: Event) -> None:
+        """Look at the next event."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of a bag."""
+
+    bag: Path
+    out: Path  # directory of its report
+    document: Mapping[str, Any]  # report.json; empty where there is a fault
+    samples: Samples | None = None  # that thresholds can be fitted to
+    said: tuple[str, ...] = ()  # how it was replayed
+    stopped: bool = False  # the report ends where it was interrupted
+    fault: str = ""  # why there is no report; empty where there is one
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How bags are replayed: the same for all of them."""
+
+    policies: Policies
+    robot: RobotConfig
+    namespace: str  # of the recorded robot
+    instruction: str  # in the place of the recorded ones; empty: those
+    urdf: str  # in the place of the recorded one; empty: that
+    latency: Latency | None  # None: as recorded, where the bag has a journal, else LATENCY_S
+    annotate: bool
+
+    def run(
+        self,
+        bag: Path,
+        out: Path,
+        *,
+        advance: Callable[[float], object],
+        stopped: Callable[[], bool],
+    ) -> Replayed:
+        """Replay a bag, and write what is to be said of it.
+
+        Args:
+            bag: a recording.
+            out: directory of the report; what an earlier one left there is replaced.
+            advance: told how many more seconds of the bag are done.
+            stopped: whether to end the replay where it is, and report it.
+
+        Raises:
+            VlaqError: the recording, the robot and the policy do not fit together, or the report cannot be written.
+        """
+        spec = PolicySpec.load(self.policies.model)
+        joints = JointMap(self.robot, spec.joint_names)
+        topics = Topics.of(self.robot, spec.cameras, self.namespace)
+        reference = Reference.read(bag, topics, joints)
+        if not (self.instruction or reference.instructions):
+            raise NoInstructionError(bag, topics.instruction)
+        urdf = self.urdf or reference.urdf
+        if not urdf:
+            raise NoRecordedDescriptionError(bag, topics.description)
+        kinematics = Kinematics(urdf, joints.urdf, self.robot.tool_frame)
+        config, latency = self._timing(bag, topics, reference)
+        torch.set_num_threads(config.threads)
+        policy, shadows = self.policies.load()
+
+        chosen_by = [PrecisionRule(plan.name, plan.threshold) for plan in policy.plans]
+        scores = Scores(
+            bag.name,
+            reference,
+            kinematics,
+            self.policies.shadows,
+            chosen_by,
+            step_s=spec.step_s,
+            dwell_s=config.dwell_s,
+        )
+        drawing = Drawing(reference, chosen_by, spec.cameras, kinematics)
+        parity = Parity(bag, reference, topics) if latency is RECORDED else None
+        sinks: list[Sink] = [scores, drawing, *filter(None, [parity])]
+        events = replay(
+            bag,
+            policy,
+            reference,
+            topics,
+            joints,
+            robot=self.robot,
+            config=config,
+            shadows=shadows,
+            latency=latency,
+            urdf=urdf,
+            instruction=self.instruction,
+        )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                if self.annotate:
+                    shutil.rmtree(out / ANNOTATED, ignore_errors=True)
+                    annotation = Annotation(
+                        out / ANNOTATED, kinematics, urdf, joints, reference=reference, step_s=spec.step_s
+                    )
+                    sinks.append(stack.enter_context(annotation))
+                whole = _stream(events, sinks, reference.start_ns, advance, stopped)
+            said = (_said(latency), *([_compared(parity)] if parity else []), *([] if whole else [_INTERRUPTED]))
+            document = scores.document(said)
+            (out / REPORT).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
+            replay_page.write(out / PAGE, drawing, document)
+        except OSError as error:
+            raise UnwrittenReportError(out, str(error)) from None
+        return Replayed(bag, out, document, scores.samples(), said, stopped=not whole)
+
+    def _timing(self, bag: Path, topics: Topics, reference: Reference) -> tuple[PilotConfig, Latency]:
+        """Take the recorded pilot's configuration, where it is known, and the latency that is asked for."""
+        recorded = session(bag, topics) if reference.journal else None
+        config = PilotConfig() if recorded is None else recorded.config()
+        latency = self.latency
+        if latency is None:
+            latency = LATENCY_S if recorded is None else RECORDED
+        return replace(config, precision=self.policies.precision), latency
+
+
+def _stream(
+    events: Iterable[Event],
+    sinks: Sequence[Sink],
+    start_ns: int,
+    advance: Callable[[float], object],
+    stopped: Callable[[], bool],
+) -> bool:
+    """Show every event to all who look, and tell whether they saw the whole replay."""
+    told_ns = start_ns
+    for event in events:
+        for sink in sinks:
+            sink.take(event)
+        if isinstance(event, Look) and event.stamp_ns >= told_ns + _TELL_NS:
+            advance((event.stamp_ns - told_ns) * 1e-9)
+            told_ns = event.stamp_ns
+        if stopped():
+            return False
+    return True
+
+
+def _said(latency: Latency) -> str:
+    if latency is RECORDED:
+        return "Inferences take as long as they took when this was recorded"
+    if latency is MEASURED:
+        return "Inferences take as long as they take on this machine"
+    return f"Every command comes {latency:g} s after its inference begins"
+
+
+def _compared(parity: Parity) -> str:
+    return (
+        f"{parity.commands} commands differ from the recorded ones by {parity.largest:.2g} at most, in SI units, and "
+        f"{parity.unmatched} were sent at other times; {parity.decisions_equal} of {parity.decisions} decisions "
+        "are the same"
+    )
