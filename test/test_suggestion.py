@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import yaml
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from bag_writer import SECOND, START, Entry, compressed, image, joint_state, positions, text, trajectory, write
 from sources import ROOT
 
 from vlaq_ros.config import RobotConfig
@@ -24,84 +23,29 @@ from vlaq_ros.evaluate.suggestion import suggest
 from vlaq_ros.joints import JointMap
 from vlaq_ros.sim import panda
 
-STORE = get_typestore(Stores.ROS2_KILTED)
-START = 1_700_000_000 * 10**9
 UR5E = (
     *("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint"),
     *("wrist_1_joint", "wrist_2_joint", "wrist_3_joint"),
 )
 KNUCKLE = "robotiq_85_left_knuckle_joint"
+PIXELS = np.zeros((48, 64, 3), dtype=np.uint8)
 
-Entry = tuple[float, str, str, dict[str, Any]]  # s after START, topic, type, fields
 
-
-def header(at_s: float) -> Any:
-    stamp = STORE.types["builtin_interfaces/msg/Time"](*divmod(START + round(at_s * 1e9), 10**9))
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+def at(times_s: float) -> int:
+    return START + round(times_s * SECOND)
 
 
 def joints(topic: str, names: Sequence[str], positions: Any, rate_hz: float = 100.0) -> list[Entry]:
     """Joint states [N, J]."""
-    kind, none = "sensor_msgs/msg/JointState", np.zeros(0)
-    return [
-        (
-            k / rate_hz,
-            topic,
-            kind,
-            {
-                "header": header(k / rate_hz),
-                "name": list(names),
-                "position": np.array(row, dtype=float),
-                "velocity": none,
-                "effort": none,
-            },
-        )
-        for k, row in enumerate(positions)
-    ]
+    return [joint_state(at(k / rate_hz), names, row, topic) for k, row in enumerate(positions)]
 
 
-def images(
-    topic: str, rate_hz: float, kind: str = "Image", encoding: str = "rgb8", seconds: float = 2.0
-) -> list[Entry]:
-    pixels = np.zeros((48, 64, 3), dtype=np.uint8)
-    fields: dict[str, Any] = {
-        "Image": {
-            "height": 48,
-            "width": 64,
-            "encoding": encoding,
-            "is_bigendian": 0,
-            "step": 192,
-            "data": pixels.ravel(),
-        },
-        "CompressedImage": {"format": "jpeg", "data": cv2.imencode(".jpg", pixels)[1].ravel()},
-    }[kind]
-    times = np.arange(0.0, seconds, 1 / rate_hz)
-    return [(at_s, topic, f"sensor_msgs/msg/{kind}", {"header": header(at_s), **fields}) for at_s in times]
+def images(topic: str, rate_hz: float, show: Callable[..., Entry] = image, seconds: float = 2.0) -> list[Entry]:
+    return [show(at(k / rate_hz), topic, PIXELS) for k in range(round(seconds * rate_hz))]
 
 
-def text(topic: str, data: str, at_s: float = 0.0) -> Entry:
-    return at_s, topic, "std_msgs/msg/String", {"data": data}
-
-
-def trajectory(topic: str, names: Sequence[str], at_s: float = 0.5) -> Entry:
-    kind = "trajectory_msgs/msg/JointTrajectory"
-    return at_s, topic, kind, {"header": header(at_s), "joint_names": list(names), "points": []}
-
-
-def positions(topic: str, width: int, at_s: float = 0.5) -> Entry:
-    layout = STORE.types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
-    return at_s, topic, "std_msgs/msg/Float64MultiArray", {"layout": layout, "data": np.zeros(width)}
-
-
-def write(bag: Path, entries: Iterable[Entry]) -> Path:
-    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections: dict[str, Any] = {}
-        for at_s, topic, kind, fields in sorted(entries, key=lambda entry: entry[0]):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, kind, typestore=STORE)
-            raw = STORE.serialize_cdr(STORE.types[kind](**fields), kind)
-            writer.write(connections[topic], START + round(at_s * 1e9), raw)
-    return bag
+def told(topic: str, names: Sequence[str]) -> Entry:
+    return trajectory(at(0.5), topic, names, [], [])
 
 
 def waves(lowest: Sequence[float], highest: Sequence[float], seconds: float = 2.0, rate_hz: float = 100.0) -> Any:
@@ -160,9 +104,9 @@ def panda_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *joints("/joint_states", names, waves([*home, 0.04], [*(q + 0.2 for q in home[:-1]), 0.0, 0.0])),
             *images("/camera/front/image_raw", 20.0),
             *images("/camera/wrist/image_raw", 20.0),
-            text("/robot_description", panda.urdf()),
-            text("/instruction", "pick up the red cube"),
-            trajectory("/arm_controller/joint_trajectory", panda.JOINT_NAMES),
+            text(START, panda.urdf(), "/robot_description"),
+            text(START, "pick up the red cube", "/instruction"),
+            told("/arm_controller/joint_trajectory", panda.JOINT_NAMES),
         ],
     )
 
@@ -174,12 +118,13 @@ def ur5e_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("suggestion") / "ur5e",
         [
             *joints("/joint_states", shuffled, waves([-100, 0, *[-90] * 5], [-60, 45, *[170] * 5])),
-            *images("/cam_high/color/image_raw/compressed", 15.0, "CompressedImage"),
-            *images("/wrist_camera/color/image_raw/compressed", 25.0, "CompressedImage"),
-            *images("/wrist_camera/depth/image_raw", 25.0, encoding="16UC1"),
-            text("/robot_description", ur5e_urdf()),
-            trajectory("/scaled_joint_trajectory_controller/joint_trajectory", UR5E),
-            positions("/gripper_controller/commands", 1),
+            *images("/cam_high/color/image_raw/compressed", 15.0, compressed),
+            *images("/wrist_camera/color/image_raw/compressed", 25.0, compressed),
+            *images("/wrist_camera/aligned/image_raw", 25.0, partial(image, encoding="16UC1")),
+            *images("/wrist_camera/depth/image_raw", 25.0),
+            text(START, ur5e_urdf(), "/robot_description"),
+            told("/scaled_joint_trajectory_controller/joint_trajectory", UR5E),
+            positions(at(0.5), "/gripper_controller/commands", [0.0] * 1),
         ],
     )
 
@@ -264,7 +209,7 @@ def test_the_gripper_is_counted_as_stays_within_its_limits(
     said = f'lower="{limit[0]}" upper="{limit[1]}" velocity="1" effort="1"'
     entries = [
         *joints("/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [*[1.0] * 6, highest])),
-        text("/robot_description", ur5e_urdf(gripper, said)),
+        text(START, ur5e_urdf(gripper, said), "/robot_description"),
     ]
     proposal = suggest(write(tmp_path / "bag", entries))
     if counted is None:
@@ -282,8 +227,8 @@ def test_without_a_description_what_needs_it_is_left_to_a_person(tmp_path: Path)
         [
             *joints("/joint_states", names, waves([-170.0] * 5 + [0.0], [120.0] * 5 + [0.07])),
             *images("/image_raw", 30.0),
-            *images("/image_raw/compressed", 30.0, "CompressedImage"),
-            positions("/position_controller/commands", 5),
+            *images("/image_raw/compressed", 30.0, compressed),
+            positions(at(0.5), "/position_controller/commands", [0.0] * 5),
         ],
     )
     proposal = suggest(bag)
@@ -307,7 +252,10 @@ def test_the_limits_file_at_the_end_is_one_once_it_is_filled_in(tmp_path: Path) 
     urdf = re.sub(r'joint name="(\w+_joint)"', r'joint name="a_\1"', ur5e_urdf()).replace("a_robotiq", "robotiq")
     bag = write(
         tmp_path / "bag",
-        [*joints("/joint_states", [*names, KNUCKLE], waves([0.0] * 7, [0.5] * 7)), text("/robot_description", urdf)],
+        [
+            *joints("/joint_states", [*names, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
+            text(START, urdf, "/robot_description"),
+        ],
     )
     proposal = suggest(bag)
     limits = "\n".join(line[3:] for line in proposal.splitlines() if line.startswith("#| "))
@@ -339,12 +287,11 @@ def test_what_a_bag_lacks_is_refused_by_its_own_words(tmp_path: Path) -> None:
 
 
 def test_controllers_are_guessed_from_what_they_say(tmp_path: Path) -> None:
-    state = "std_msgs/msg/String"  # any type: the name tells the controller
     bag = write(
         tmp_path / "bag",
         [
             *joints("/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [1.0] * 6 + [0.5])),
-            (0.1, "/joint_trajectory_controller/controller_state", state, {"data": ""}),
+            text(START, "of any type: the name counts", "/joint_trajectory_controller/controller_state"),
         ],
     )
     expected = (
@@ -357,7 +304,7 @@ def test_joints_of_the_messages_are_found_in_the_urdf_by_the_end_of_their_names(
     names = [f"left_{name}" for name in (*UR5E, KNUCKLE)]
     bag = write(
         tmp_path / "bag",
-        [*joints("/joint_states", names, waves([0.0] * 7, [0.5] * 7)), text("/robot_description", ur5e_urdf())],
+        [*joints("/joint_states", names, waves([0.0] * 7, [0.5] * 7)), text(START, ur5e_urdf(), "/robot_description")],
     )
     proposal = suggest(bag)
     assert yaml.safe_load(line(proposal, "arm_joints"))["arm_joints"] == list(UR5E)
@@ -370,8 +317,8 @@ def test_two_robots_in_one_bag(tmp_path: Path) -> None:
         entries += [
             *joints(f"/{side}/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [*[high] * 6, 0.5])),
             *images(f"/{side}/wrist/image_raw", 15.0),
-            text(f"/{side}/robot_description", ur5e_urdf()),
-            trajectory(f"/{side}/arm/joint_trajectory", [*UR5E, KNUCKLE]),
+            text(START, ur5e_urdf(), f"/{side}/robot_description"),
+            told(f"/{side}/arm/joint_trajectory", [*UR5E, KNUCKLE]),
         ]
     bag = write(tmp_path / "bag", entries)
     left, right = suggest(bag), suggest(bag, "right")
@@ -415,7 +362,7 @@ def test_a_lone_robot_in_a_namespace_is_told_where_its_instruction_is(tmp_path: 
         tmp_path / "bag",
         [
             *joints("/left/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
-            text("/left/instruction", "pick up the red cube"),
+            text(START, "pick up the red cube", "/left/instruction"),
         ],
     )
     proposal = suggest(bag)
