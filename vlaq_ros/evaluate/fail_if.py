@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vlaq_ros.config import share
 from vlaq_ros.errors import ConditionError, UnknownScoreError
 
+SCHEMA = "config/replay_report.schema.json"
+_NUMBERS = ("integer", ["number", "null"])
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -41,16 +45,11 @@ class Condition:
         Args:
             report: as `Scores.document` gives it.
             path: of the report, for the sentence.
-
-        Raises:
-            UnknownScoreError: the report has no such number.
         """
-        if self.name not in (known := scalars(report)):
-            raise UnknownScoreError(self.name, known)
-        value = known[self.name]
+        value = report[self.name]
         if value is None:
-            return f"{self.name} is not known in {path}, and the condition {self} fails what it cannot judge"
-        return f"{self.name} is {value:g} in {path}: {self}" if _OPERATORS[self.operator](value, self.limit) else ""
+            return f"{path}: {self.name} is not known, so --fail-if '{self}' cannot be answered and counts as true"
+        return f"{path}: {self.name} is {value:g}: {self}" if _OPERATORS[self.operator](value, self.limit) else ""
 
 
 def parse(text: str) -> Condition:
@@ -58,17 +57,17 @@ def parse(text: str) -> Condition:
 
     Raises:
         ConditionError: it is none.
+        UnknownScoreError: it names no number of a report.
     """
     found = _CONDITION.fullmatch(text)
     if found is None:
         raise ConditionError(text)
+    if found[1] not in (known := numbers()):
+        raise UnknownScoreError(found[1], known)
     return Condition(found[1], found[2], float(found[3]))
 
 
-def scalars(report: Mapping[str, Any]) -> dict[str, float | None]:
-    """The numbers at the top of a report, known or not."""
-    return {
-        name: value
-        for name, value in report.items()
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    }
+def numbers() -> list[str]:
+    """Names of the numbers at the top of a report, as its schema declares them."""
+    schema = json.loads((share() / SCHEMA).read_text(encoding="utf-8"))
+    return [name for name, said in schema["properties"].items() if said.get("type") in _NUMBERS]

@@ -1,4 +1,4 @@
-"""What the replay of a recording comes to: report.json, told by config/replay_report.schema.json."""
+"""What the replay of a recording comes to: report.json, as config/replay_report.schema.json explains it."""
 
 from __future__ import annotations
 
@@ -228,8 +228,10 @@ class Scores:
             without_images = replace(answer, observation=replace(answer.observation, images={}))
             self._open = without_images, targets, self._looks.sensitivity(answer.decision)
         if command is None or chunk is None:
-            self._faults[without_numbers(answer.fault)] += not answer.rejected
-            self._rejected[answer.rejected] += bool(answer.rejected)
+            if answer.rejected:
+                self._rejected[answer.rejected] += 1
+            else:
+                self._faults[without_numbers(answer.fault)] += 1
             return
         self._executed.answer(answer, targets[FLOWN])
         self._served.append(precision)
