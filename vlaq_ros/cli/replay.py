@@ -82,32 +82,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Replay every bag, then judge them together."""
-    from vlaq_ros.errors import NothingToFitError, VlaqError
-    from vlaq_ros.evaluate import fail_if
-    from vlaq_ros.evaluate.replay_plan import REPORT
+    """Print a robot file, or replay every bag and judge them together."""
+    from vlaq_ros.errors import UnwrittenReportError
 
     if arguments.suggest:
         return _suggest(arguments)
-    conditions = [fail_if.parse(text) for text in arguments.fail_if]
+    try:
+        return _judge(arguments)
+    except OSError as error:
+        raise UnwrittenReportError(arguments.out, str(error)) from None
+
+
+def _judge(arguments: argparse.Namespace) -> int:
+    from vlaq_ros.errors import NothingToFitError, VlaqError
+
     plan = _plan(arguments)
     if arguments.fit_thresholds is not None and not plan.policies.shadows:
         raise NothingToFitError(arguments.precision)
     fitting, held_out = _bags(arguments.bags), _bags(arguments.held_out)
     places = _places([*fitting, *held_out], arguments.out)
 
+    arguments.out.mkdir(parents=True, exist_ok=True)
     results = _replay(plan, places, arguments)
     reported = [result for result in results if not result.fault]
     if len(places) == 1 and not reported:
         if results:
             raise VlaqError(results[0].fault)
         return INTERRUPTED
-    failing = [
-        failure
-        for result in reported
-        for condition in conditions
-        if (failure := condition.failure(result.document, str(result.out / REPORT)))
-    ]
+    failing = [failure for result in reported for failure in result.failing]
     for failure in failing:
         print(failure)
     said = {**_summary(results, arguments.out), "failing": failing}
@@ -122,10 +124,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> Plan:
     from vlaq_ros.config import RobotConfig, resolve
     from vlaq_ros.errors import RobotDescriptionError
+    from vlaq_ros.evaluate import fail_if
     from vlaq_ros.evaluate.replay import Pace
     from vlaq_ros.evaluate.replay_plan import Plan
     from vlaq_ros.evaluate.replay_policies import Policies
 
+    conditions = tuple(fail_if.parse(text) for text in arguments.fail_if)
     try:
         urdf = arguments.urdf.read_text(encoding="utf-8") if arguments.urdf else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -136,6 +140,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         namespace=arguments.namespace,
         instruction=arguments.instruction,
         urdf=urdf,
+        conditions=conditions,
+        bound_m=next((it.limit for it in conditions if it.name.startswith("ee_error")), arguments.fit_thresholds),
         latency=Pace(arguments.latency) if isinstance(arguments.latency, str) else arguments.latency,
         annotate=arguments.annotate,
     )
@@ -226,19 +232,17 @@ def _told(result: Replayed) -> list[str]:
 
 def _summary(results: Sequence[Replayed], out: Path) -> dict[str, Any]:
     """Put the numbers of all reports together; of several write them, with a page."""
-    from vlaq_ros.evaluate.fail_if import scalars
+    from vlaq_ros.evaluate.fail_if import numbers
     from vlaq_ros.evaluate.replay_page import SummaryRow, write_summary
-    from vlaq_ros.evaluate.replay_plan import ANNOTATED, PAGE, REPORT
+    from vlaq_ros.evaluate.replay_plan import ARTIFACTS, PAGE
 
-    if len(results) == 1 and results[0].out == out:
-        artifacts = [path for name in (REPORT, PAGE, ANNOTATED) if (path := out / name).exists()]
-        return {**scalars(results[0].document), "artifacts": [*map(str, artifacts)]}
+    told = {result.out: {name: result.document[name] for name in numbers()} for result in results if not result.fault}
+    if out in told:  # there is no other
+        artifacts = [str(path) for name in ARTIFACTS if (path := out / name).exists()]
+        return {**told[out], "artifacts": artifacts}
     names = {result.bag: str(result.out.relative_to(out)) for result in results}
     summary = {
-        "bags": {
-            names[result.bag]: {"fault": result.fault} if result.fault else scalars(result.document)
-            for result in results
-        }
+        "bags": {names[result.bag]: {"fault": result.fault} if result.fault else told[result.out] for result in results}
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     rows = [SummaryRow(names[it.bag], f"{names[it.bag]}/{PAGE}", it.document, it.fault) for it in results]
@@ -248,13 +252,15 @@ def _summary(results: Sequence[Replayed], out: Path) -> dict[str, Any]:
 
 def _fit(
     reported: Sequence[Replayed], fitting: Sequence[Path], held_out: Sequence[Path], arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """Fit thresholds, check them on what was held out, and write them."""
+) -> dict[str, Any] | None:
+    """Fit thresholds, check them on what was held out, and write them; None where nothing could be replayed."""
     from vlaq_ros.evaluate.threshold_fit import fit_thresholds, thresholds_file
 
     samples = {result.bag: result.samples for result in reported if result.samples}
-    parts = [[samples[bag] for bag in bags if bag in samples] for bags in (fitting, held_out)]
-    fit = fit_thresholds(parts[0], parts[1], arguments.fit_thresholds)
+    given, kept = ([samples[bag] for bag in bags if bag in samples] for bags in (fitting, held_out))
+    if not given:
+        return None
+    fit = fit_thresholds(given, kept, arguments.fit_thresholds)
     text = thresholds_file(fit)
     (arguments.out / "thresholds.yaml").write_text(text, encoding="utf-8")
     print(text)

@@ -22,10 +22,12 @@ from vlaq_ros.errors import NoInstructionError, NoRecordedDescriptionError, Unwr
 from vlaq_ros.evaluate import replay_page
 from vlaq_ros.evaluate.annotation import Annotation
 from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.fail_if import Condition
 from vlaq_ros.evaluate.journal import session
 from vlaq_ros.evaluate.parity import Parity
 from vlaq_ros.evaluate.reference import Reference
 from vlaq_ros.evaluate.replay import MEASURED, RECORDED, Latency, replay
+from vlaq_ros.evaluate.replay_picture import write_picture
 from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.evaluate.replayed import Event, Look
 from vlaq_ros.evaluate.rollout import LATENCY_S
@@ -35,7 +37,7 @@ from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.spec import PolicySpec
 
-REPORT, PAGE, ANNOTATED = "report.json", "report.html", "annotated"
+REPORT, PAGE, PICTURE, ANNOTATED = ARTIFACTS = "report.json", "report.html", "timeline.png", "annotated"
 _TELL_NS = 1_000_000_000  # of the bag, between two words on how far it is
 _INTERRUPTED = "The replay was interrupted: this is what there was until then"
 
@@ -56,7 +58,7 @@ class Replayed:
     out: Path  # directory of its report
     document: Mapping[str, Any]  # report.json; empty where there is a fault
     samples: Samples | None = None  # that thresholds can be fitted to
-    said: tuple[str, ...] = ()  # how it was replayed
+    failing: tuple[str, ...] = ()  # sentences on the conditions that hold
     stopped: bool = False  # the report ends where it was interrupted
     fault: str = ""  # why there is no report; empty where there is one
 
@@ -71,6 +73,8 @@ class Plan:
     instruction: str  # in the place of the recorded ones; empty: those
     urdf: str  # in the place of the recorded one; empty: that
     latency: Latency | None  # None: as recorded, where the bag has a journal, else LATENCY_S
+    conditions: tuple[Condition, ...]  # that fail a bag
+    bound_m: float | None  # that errors at the tool are to keep; None where none is set
     annotate: bool
 
     def run(
@@ -145,10 +149,12 @@ class Plan:
             said = (_said(latency), *([_compared(parity)] if parity else []), *([] if whole else [_INTERRUPTED]))
             document = scores.document(said)
             (out / REPORT).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
-            replay_page.write(out / PAGE, drawing, document)
+            failing = tuple(filter(None, (it.failure(document, str(out / REPORT)) for it in self.conditions)))
+            replay_page.write(out / PAGE, drawing, document, bound_m=self.bound_m, failed=failing)
+            write_picture(out / PICTURE, drawing, document)
         except OSError as error:
             raise UnwrittenReportError(out, str(error)) from None
-        return Replayed(bag, out, document, scores.samples(), said, stopped=not whole)
+        return Replayed(bag, out, document, scores.samples(), failing, stopped=not whole)
 
     def _timing(self, bag: Path, topics: Topics, reference: Reference) -> tuple[PilotConfig, Latency]:
         """Take the recorded pilot's configuration, where it is known, and the latency that is asked for."""
