@@ -227,7 +227,12 @@ def _is_storage(path: Path) -> bool:
 
 
 def _storage_files(bag: Path) -> list[Path]:
-    return sorted(filter(_is_storage, bag.iterdir())) if bag.is_dir() else [bag]
+    if not bag.exists():
+        raise UnreadableBagError(bag, "there is no such file or directory")
+    files = sorted(filter(_is_storage, bag.iterdir() if bag.is_dir() else [bag]))
+    if not files:
+        raise UnreadableBagError(bag, _missing_files(bag) or f"there is no {' or '.join(_STORAGES)} file")
+    return files
 
 
 def _missing_files(bag: Path) -> str:

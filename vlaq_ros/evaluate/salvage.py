@@ -48,15 +48,16 @@ class SalvagedFile:
     def __init__(self, file: Path) -> None:
         self._file = file
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.start_ns = self.end_ns = 0
         self.damage = ""
-        stamps_ns: list[int] = []
         try:
             for message in _FORMATS[file.suffix](file):
+                first = not self.counts
                 self.counts[message.topic, message.msgtype] += 1
-                stamps_ns = [min(message.received_ns, *stamps_ns[:1]), max(message.received_ns, *stamps_ns[1:])]
+                self.start_ns = message.received_ns if first else min(self.start_ns, message.received_ns)
+                self.end_ns = max(self.end_ns, message.received_ns)
         except Exception as error:  # a broken file raises whatever its parts do: struct, zstd, SQLite
             self.damage = f"{file.name} breaks off after {self.counts.total()} messages ({error})"
-        self.start_ns, self.end_ns = stamps_ns or (0, 0)
 
     def messages(self, wanted: Collection[tuple[str, str]]) -> Iterator[Message]:
         """Read the messages of some topics and types in the order of their arrival."""
