@@ -16,6 +16,7 @@ import numpy as np
 from vlaq_ros.config import share
 from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
 from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.fail_if import SCHEMA
 from vlaq_ros.evaluate.spread import column
 
 ANSWERS = 2000  # in the drawing of errors
@@ -32,6 +33,8 @@ _UNITS = (  # what a name ends with, and how its value is shown; the first that 
     ("_m", 1e3, " mm"),
     ("_s", 1.0, " s"),
 )
+_ORDERING = "ee_error_p95_m"  # of many bags, the highest first
+_SPARK = (160, 26)  # px
 _UNKNOWN = "not known"
 
 
@@ -61,7 +64,7 @@ def write(
     data = drawing.data()
     shown = {name: document[name] for name in ("horizon", "by_sensitivity", "counterfactual")}
     data |= shown | {"errors": _errors(document["answers"], drawing.start_ns), "bound_mm": bound_m and 1e3 * bound_m}
-    schema = json.loads((share() / "config/replay_report.schema.json").read_text(encoding="utf-8"))["properties"]
+    schema = _schema()
     sections = [
         _head(document, schema, failed),
         _timeline(data, _worst(document, drawing.start_ns)),
@@ -76,9 +79,46 @@ def write(
     _write(path, f"{document['bag']}: replay", sections, script)
 
 
+def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
+    """Write one page over many bags, the worst first.
+
+    Args:
+        path: of the page; links are relative to it.
+        rows: of the bags.
+    """
+    schema = _schema()
+    order = sorted(rows, key=lambda row: (not row.error, not row.failed, -(row.document.get(_ORDERING) or 0.0)))
+    errors = {row.name: _errors(row.document["answers"], 0)["of"][RECORDED][FLOWN] for row in rows if not row.error}
+    top = max((value for values in errors.values() for value in values if value is not None), default=0.0)
+    heads = ["bag", "error over the bag", *(schema[key]["title"] for key in _TILES), "what there is to know"]
+    table = []
+    for row in order:
+        if row.error:
+            table.append([escape(row.name), *[""] * (1 + len(_TILES)), _bad(row.error)])
+            continue
+        name, lines = f'<a href="{escape(row.link)}">{escape(row.name)}</a>', row.document["lines"]
+        numbers = [_said(key, row.document[key]) for key in _TILES]
+        beside = f"<details><summary>{len(lines)} lines</summary>{'<br>'.join(map(escape, lines))}</details>"
+        said = "".join(map(_bad, row.failed)) + (beside if lines else "")
+        table.append([name, _spark(errors[row.name], top), *numbers, said])
+    faulty, failing = (sum(map(bool, of)) for of in ([row.error for row in rows], [row.failed for row in rows]))
+    lead = (
+        f"{len(rows)} recordings, of which {faulty} could not be replayed and {failing} fail what was asked for. "
+        f"Errors are drawn up to {_said('_m', top)} at the tool."
+    )
+    head = f"<header><h1>Replays</h1>{_text(lead)}</header>"
+    _write(path, "Replays", [head, _table(heads, table, kind="words")])
+
+
 def _write(path: Path, title: str, sections: Iterable[str], script: str = "") -> None:
     page = Template(_resource("replay_page.html"))
     path.write_text(page.substitute(title=escape(title), body="\n".join(sections), script=script), encoding="utf-8")
+
+
+def _schema() -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = json.loads((share() / SCHEMA).read_text(encoding="utf-8"))
+    facts: Mapping[str, Any] = schema["properties"]
+    return facts
 
 
 def _resource(name: str) -> str:
@@ -101,6 +141,18 @@ def _errors(answers: Mapping[str, Any], start_ns: int) -> dict[str, Any]:
             if of
         },
     }
+
+
+def _spark(values: Sequence[float | None], top: float) -> str:
+    """Draw values small, in equal steps, up to a height that other drawings share."""
+    width, height = _SPARK
+    steps = np.linspace(0, width, len(values))
+    points = [
+        f"{x:.1f},{height * (1 - value / top):.1f}"
+        for x, value in zip(steps, values, strict=True)
+        if value is not None and top > 0
+    ]
+    return f'<svg class="spark" width="{width}" height="{height}"><polyline points="{" ".join(points)}"/></svg>'
 
 
 def _head(document: Document, schema: Mapping[str, Any], failed: Sequence[str]) -> str:
@@ -262,6 +314,10 @@ def _spread(unit: str, spread: Mapping[str, float | None]) -> str:
 def _section(title: str, *parts: str, name: str = "") -> str:
     place = f' id="{name}"' if name else ""
     return f"<section{place}><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def _bad(text: str) -> str:
+    return f'<div class="bad">{escape(text)}</div>'
 
 
 def _text(text: str) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import base64
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from vlaq_ros.datatypes import FloatArray, ImageArray
+from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED
 from vlaq_ros.evaluate.drawing import Drawing
 from vlaq_ros.evaluate.report import SHADE
@@ -23,6 +25,7 @@ from vlaq_ros.evaluate.report import SHADE
 FANS = 60  # chunks
 _INK, _TOLD = "#26323d", "0.75"
 _STRIP_IN = 0.9
+_PAUSE = 5  # mean spacings of the answers: no line over a longer one
 
 
 def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> None:
@@ -49,17 +52,19 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
     motion.set(ylabel="sensitivity S", ylim=(0, None))
     answers = document["answers"]
     times_s = (np.array(answers["stamps_ns"]) - drawing.start_ns) * 1e-9
+    pauses = np.flatnonzero(np.diff(times_s, prepend=times_s[:1]) > _PAUSE * data["duration_s"] / max(len(times_s), 1))
     for name, values in answers["ee_error_m"][RECORDED].items():
         if name != FLOWN or not document["precisions"]:
-            errors.plot(times_s, 1e3 * _known(values), color=colours[name], linewidth=1)
+            broken = np.insert(1e3 * _known(values), pauses, np.nan)
+            errors.plot(np.insert(times_s, pauses, np.nan), broken, color=colours[name], linewidth=1)
     errors.set(ylabel="error of the tool [mm]", ylim=(0, None))
     _joint(joint, data, colours, document["precisions"] or [FLOWN])
     joint.set(xlabel="time [s]", xlim=(0, data["duration_s"]))
     for axes in (motion, errors, joint):
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels((motion, errors, joint))
-    handles = [Patch(color=colours[name], label=name) for name in document["precisions"]]
-    handles += [
+    handles: list[Artist] = [
+        *(Patch(color=colours[name], label=name) for name in document["precisions"]),
         Patch(facecolor="none", edgecolor="0.5", hatch="///", label="no observation possible"),
         Line2D([], [], color=_TOLD, linewidth=3, label="recorded"),
         Line2D([], [], color=_INK, linewidth=0.8, label="predicted chunks"),
@@ -80,7 +85,9 @@ def _strip(axes: Axes, camera: str, frames: Sequence[tuple[float, str, float]], 
         for start_s in np.arange(0, duration_s, wide_s):
             _, jpeg, _ = min(frames, key=lambda frame: abs(frame[0] - start_s))
             extent = (start_s, start_s + 0.98 * wide_s, 0.0, 1.0)
-            axes.imshow(_decoded(jpeg), extent=extent, aspect="auto", interpolation="lanczos")
+            axes.imshow(
+                imread(BytesIO(b64decode(jpeg)), format="jpg"), extent=extent, aspect="auto", interpolation="lanczos"
+            )
 
 
 def _joint(axes: Axes, data: Mapping[str, Any], colours: Mapping[str, str], names: Sequence[str]) -> None:
@@ -100,8 +107,3 @@ def _joint(axes: Axes, data: Mapping[str, Any], colours: Mapping[str, str], name
 
 def _known(values: Sequence[float | None]) -> FloatArray:
     return np.array(values, dtype=np.float64)
-
-
-def _decoded(jpeg: str) -> ImageArray:
-    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
-    return np.asarray(pixels[:, :, ::-1], dtype=np.uint8)
