@@ -2,9 +2,10 @@
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument as Argument
-from launch.actions import SetEnvironmentVariable
+from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration as Given
-from launch.substitutions import PathJoinSubstitution
+from launch.substitutions import PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -21,6 +22,12 @@ def generate_launch_description() -> LaunchDescription:
             Argument("namespace", default_value="", description="Namespace of both nodes"),
             Argument("use_sim_time", default_value="false", description="Simulated time, which the robot publishes"),
             Argument("fastdds_profile", default_value=profile, description="Fast DDS profile for full-size images"),
+            Argument("record", default_value="", description="Directory of a bag for `vlaq replay`; none if empty"),
+            IncludeLaunchDescription(
+                PathJoinSubstitution([FindPackageShare("vlaq_ros"), "launch", "record.launch.py"]),
+                launch_arguments={"record": Given("record")}.items(),
+                condition=IfCondition(PythonExpression(["'", Given("record"), "' != ''"])),
+            ),
             SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", Given("fastdds_profile")),
             Node(
                 package="vlaq_ros",

@@ -5,8 +5,10 @@ A plain node that configures itself, as launch_ros drives lifecycle nodes on som
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument as Argument
+from launch.actions import IncludeLaunchDescription
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration as Given
-from launch.substitutions import PathJoinSubstitution
+from launch.substitutions import PathJoinSubstitution, PythonExpression
 from launch_ros.actions import Node
 from launch_ros.substitutions import FindPackageShare
 
@@ -28,6 +30,12 @@ def generate_launch_description() -> LaunchDescription:
             Argument("dry_run", default_value="false", description="Publish commands on ~/shadow/TOPIC alone"),
             Argument("use_sim_time", default_value="false", description="Take the time from /clock"),
             Argument("log_level", default_value="info", description="debug, info, warn, error or fatal"),
+            Argument("record", default_value="", description="Directory of a bag for `vlaq replay`; none if empty"),
+            IncludeLaunchDescription(
+                PathJoinSubstitution([FindPackageShare("vlaq_ros"), "launch", "record.launch.py"]),
+                launch_arguments={"record": Given("record")}.items(),
+                condition=IfCondition(PythonExpression(["'", Given("record"), "' != ''"])),
+            ),
             Node(
                 package="vlaq_ros",
                 executable="pilot",

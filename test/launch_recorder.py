@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 from unittest.mock import patch
+
+Entity = TypeVar("Entity")
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,23 @@ class PathJoinSubstitution:
 
 
 @dataclass(frozen=True)
+class PythonExpression:
+    parts: Sequence[object]
+
+    def perform(self, arguments: Mapping[str, str], share: Path) -> str:
+        return str(eval("".join(perform(part, arguments, share) for part in self.parts)))
+
+
+@dataclass(frozen=True)
+class IfCondition:
+    predicate: object
+
+
+@dataclass(frozen=True)
 class DeclareLaunchArgument:
     name: str
-    default_value: object
-    description: str
+    default_value: object = None
+    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +81,67 @@ class Node:
 
 
 @dataclass(frozen=True)
+class ExecuteProcess:
+    cmd: list[str]
+    output: str = "log"
+
+
+@dataclass(frozen=True)
+class LaunchContext:
+    launch_configurations: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class OpaqueFunction:
+    function: Callable[[LaunchContext], list[ExecuteProcess]]
+
+
+@dataclass(frozen=True)
+class IncludeLaunchDescription:
+    source: object
+    launch_arguments: Iterable[tuple[str, object]]
+    condition: IfCondition
+
+
+@dataclass(frozen=True)
 class LaunchDescription:
-    entities: Sequence[DeclareLaunchArgument | SetEnvironmentVariable | Node]
+    entities: Sequence[object]
 
     @property
     def declared(self) -> list[DeclareLaunchArgument]:
-        return [entity for entity in self.entities if isinstance(entity, DeclareLaunchArgument)]
+        return self._all(DeclareLaunchArgument)
 
     @property
     def nodes(self) -> list[Node]:
-        return [entity for entity in self.entities if isinstance(entity, Node)]
+        return self._all(Node)
+
+    def included(self, share: Path, **given: str) -> list[Path]:
+        """Launch files that this one includes."""
+        arguments = self._arguments(share, given)
+        includes = self._all(IncludeLaunchDescription)
+        return [
+            Path(perform(include.source, arguments, share))
+            for include in includes
+            if perform(include.condition.predicate, arguments, share) == "True"
+        ]
+
+    def commands(self, share: Path, **given: str) -> list[list[str]]:
+        """Command lines of what is started beside nodes, by this file and those that it includes."""
+        arguments = self._arguments(share, given)
+        started = [
+            process.cmd for made in self._all(OpaqueFunction) for process in made.function(LaunchContext(arguments))
+        ]
+        passed = {
+            name: perform(value, arguments, share)
+            for include in self._all(IncludeLaunchDescription)
+            for name, value in include.launch_arguments
+        }
+        for file in self.included(share, **given):
+            inner = record(file)
+            names = {argument.name for argument in inner.declared}
+            inherited = {name: value for name, value in {**arguments, **passed}.items() if name in names}
+            started += inner.commands(share, **inherited)
+        return started
 
     def ros_arguments(self, node: Node, share: Path, **given: str) -> list[str]:
         """What follows the executable on its command line, with launch arguments as the user gave them."""
@@ -95,18 +162,24 @@ class LaunchDescription:
     def environment(self, share: Path, **given: str) -> dict[str, str]:
         """Variables that are set for the nodes."""
         arguments = self._arguments(share, given)
-        settings = [entity for entity in self.entities if isinstance(entity, SetEnvironmentVariable)]
-        return {setting.name: perform(setting.value, arguments, share) for setting in settings}
+        return {setting.name: perform(setting.value, arguments, share) for setting in self._all(SetEnvironmentVariable)}
 
     def _arguments(self, share: Path, given: Mapping[str, str]) -> dict[str, str]:
-        defaults = {argument.name: perform(argument.default_value, {}, share) for argument in self.declared}
-        assert given.keys() <= defaults.keys(), f"not declared: {given.keys() - defaults.keys()}"
+        names = {argument.name for argument in self.declared}
+        assert given.keys() <= names, f"not declared: {given.keys() - names}"
+        defaults = {
+            it.name: perform(it.default_value, {}, share) for it in self.declared if it.default_value is not None
+        }
+        assert names == {*defaults, *given}, f"not given: {names - {*defaults, *given}}"
         return {**defaults, **given}
+
+    def _all(self, kind: type[Entity]) -> list[Entity]:
+        return [entity for entity in self.entities if isinstance(entity, kind)]
 
 
 def perform(value: object, arguments: Mapping[str, str], share: Path) -> str:
     """Text of a plain value or of a substitution; a bool as YAML writes it."""
-    if isinstance(value, LaunchConfiguration | FindPackageShare | PathJoinSubstitution):
+    if isinstance(value, LaunchConfiguration | FindPackageShare | PathJoinSubstitution | PythonExpression):
         return value.perform(arguments, share)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -114,9 +187,13 @@ def perform(value: object, arguments: Mapping[str, str], share: Path) -> str:
 def record(file: Path) -> LaunchDescription:
     """Execute a launch file; a name that is not recorded is an ImportError."""
     names = {
-        "launch": [LaunchDescription],
-        "launch.actions": [DeclareLaunchArgument, SetEnvironmentVariable],
-        "launch.substitutions": [LaunchConfiguration, PathJoinSubstitution],
+        "launch": [LaunchContext, LaunchDescription],
+        "launch.actions": [
+            *(DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription),
+            *(OpaqueFunction, SetEnvironmentVariable),
+        ],
+        "launch.conditions": [IfCondition],
+        "launch.substitutions": [LaunchConfiguration, PathJoinSubstitution, PythonExpression],
         "launch_ros": [],
         "launch_ros.actions": [Node],
         "launch_ros.substitutions": [FindPackageShare],

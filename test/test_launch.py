@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,14 +24,22 @@ from launch_recorder import DeclareLaunchArgument, LaunchDescription, record
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+    qos_profile_sensor_data,
+)
 from sensor_msgs.msg import Image, JointState
 from sources import ROOT, setup_arguments
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from vlaq_ros import messages
-from vlaq_ros.config import PilotConfig, SimRobotConfig
+from vlaq_ros.config import PilotConfig, RobotConfig, SimRobotConfig
 from vlaq_ros.ros import domain
 from vlaq_ros.ros.inputs import INSTRUCTION_TOPIC
 from vlaq_ros.ros.qos import LATCHED
@@ -74,14 +83,14 @@ def installed() -> dict[str, Any]:
     return {"scripts": scripts, "files": files}
 
 
-def test_both_launch_files_are_there() -> None:
-    assert [file.name for file in FILES] == ["demo.launch.py", "pilot.launch.py"]
+def test_the_launch_files_are_there() -> None:
+    assert [file.name for file in FILES] == ["demo.launch.py", "pilot.launch.py", "record.launch.py"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_a_launch_file_is_short_without_logic_and_documented(file: Path, installed: dict[str, Any]) -> None:
     text = file.read_text()
-    assert len(text.splitlines()) <= 50
+    assert len(text.splitlines()) <= 60
     assert [type(node).__name__ for node in ast.walk(ast.parse(text)) if isinstance(node, LOGIC)] == []
     description = record(file)
     assert all(argument.description for argument in description.declared)
@@ -100,10 +109,12 @@ def test_what_a_launch_file_names_is_installed(file: Path, installed: dict[str, 
                 assert value in installed["files"]
 
 
-def test_the_recorder_refuses_what_was_not_declared() -> None:
+def test_the_recorder_refuses_what_was_not_declared_and_misses_what_was_not_given() -> None:
     description = LaunchDescription([DeclareLaunchArgument("a", "1", "first")])
     with pytest.raises(AssertionError, match="not declared"):
         description.ros_arguments(described("pilot").nodes[0], SHARE, b="2")
+    with pytest.raises(AssertionError, match=r"not given: {'record'}"):
+        described("record").commands(ROOT)
 
 
 def told(words: list[str], flag: str) -> dict[str, str]:
@@ -128,7 +139,7 @@ def test_what_the_pilot_is_told() -> None:
     assert words[words.index("--params-file") + 1] == "mine.yaml"
     assert told(words, "-p") == mine
     assert told(words, "-r") == {"__ns": "/left", "instruction": "/instruction"}
-    assert {argument.name for argument in description.declared} == {*mine, *others}
+    assert {argument.name for argument in description.declared} == {*mine, *others, "record"}
 
 
 def test_what_the_demo_starts() -> None:
@@ -140,6 +151,61 @@ def test_what_the_demo_starts() -> None:
     own = {"model": "tabletop_pi0_calibrated", "autostart": "true", "enabled": "true", "use_sim_time": "true"}
     assert told(description.ros_arguments(pilot, SHARE, **given), "-p") == own
     assert all("__ns:=/left" in description.ros_arguments(node, SHARE, **given) for node in description.nodes)
+
+
+@pytest.mark.parametrize("name", ["demo", "pilot"])
+def test_nothing_is_recorded_unless_asked_for(name: str, installed: dict[str, Any]) -> None:
+    assert described(name).included(SHARE) == []
+    assert described(name).commands(ROOT) == []
+    (included,) = described(name).included(SHARE, record="out/bag")
+    assert str(included) in installed["files"]
+
+
+def test_the_recorder_hears_what_the_pilot_hears_and_says() -> None:
+    robot = RobotConfig.load("ur5e")
+    given = {"robot": "ur5e", "namespace": "left", "instruction": "/instruction", "record": "out/bag"}
+    (command,) = described("pilot").commands(ROOT, **given)
+    regex = command[command.index("--regex") + 1]
+    assert command[:3] == ["ros2", "bag", "record"]
+    assert command[command.index("--output") + 1] == "out/bag"
+    assert command[command.index("--storage") + 1] == "mcap"
+    heard = {f"/left/{topic}" for topic in ("joint_states", "robot_description", robot.arm.topic)}
+    heard |= {f"/left/{camera.topic}" for camera in robot.cameras.values()}
+    said = {f"/left/pilot/{name}" for name in ("session", "journal", "precision", "sensitivity", "shadow/any")}
+    for topic in (*heard, *said, "/instruction", "/diagnostics", "/clock"):
+        assert re.search(regex, topic), topic
+    for topic in ("/left/front/color/image_raw/compressed", "/right/joint_states", "/joint_states", "/left/pilots"):
+        assert not re.search(regex, topic), topic
+    (demo,) = described("demo").commands(ROOT, record="out/bag")
+    assert re.search(demo[demo.index("--regex") + 1], "/arm_controller/joint_trajectory")
+
+
+def test_the_recorder_can_hear_whoever_publishes(tmp_path: Path) -> None:
+    """The file of overrides, read as ros2bag reads it (ros2bag/api), against what publishers offer."""
+    (command,) = described("record").commands(ROOT, robot=streamed_robot(tmp_path), record="out/bag")
+    file = Path(command[command.index("--qos-profile-overrides-path") + 1])
+    asked = {topic: profile(said) for topic, said in yaml.safe_load(file.read_text()).items()}
+    file.unlink()
+    latched = {"/robot_description", "/pilot/session", "/pilot/precision"}
+    often = {"/joint_states": [QoSProfile(depth=10), qos_profile_sensor_data], "/positions": [QoSProfile(depth=1)]}
+    offered = {topic: [LATCHED] for topic in latched} | often
+    assert asked.keys() == offered.keys()
+    for topic, offers in offered.items():
+        for offer in offers:
+            assert qos_check_compatible(offer, asked[topic])[0] != QoSCompatibility.ERROR
+    assert {topic for topic, qos in asked.items() if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL} == latched
+
+
+def streamed_robot(folder: Path) -> str:
+    """The simulated Panda, commanded by positions."""
+    return robot_file(folder / "streamed.yaml", "", arm={"type": "Float64MultiArray", "topic": "positions"})
+
+
+def profile(said: dict[str, Any]) -> QoSProfile:
+    """What ros2bag makes of a topic's overrides."""
+    policies = {"history": HistoryPolicy, "reliability": ReliabilityPolicy, "durability": DurabilityPolicy}
+    named = {name: policies[name].get_from_short_key(value) for name, value in said.items() if name in policies}
+    return QoSProfile(**{**said, **named})
 
 
 def test_the_robots_images_get_the_profile_that_lets_them_through(installed: dict[str, Any]) -> None:
