@@ -1,0 +1,196 @@
+"""A flight over DDS, with both nodes as processes, is recorded and flown again: decisions and commands are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from std_msgs.msg import String
+
+from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
+from vlaq_ros.evaluate.journal import entries, session
+from vlaq_ros.evaluate.parity import Parity
+from vlaq_ros.evaluate.reference import Reference
+from vlaq_ros.evaluate.replay import RECORDED, Latency, replay
+from vlaq_ros.evaluate.replayed import Answer, Event
+from vlaq_ros.evaluate.topics import Topics
+from vlaq_ros.joints import JointMap
+from vlaq_ros.journal import Fetch, Select, Tick
+from vlaq_ros.policy.engine import Engine
+from vlaq_ros.ros import domain
+from vlaq_ros.ros.episodes import EpisodeClient
+from vlaq_ros.ros.qos import LATCHED
+from vlaq_ros.ros.station import Station
+
+DOMAIN = domain.claim()
+ALLOWED = 1e-6
+
+
+class Spy(Engine):
+    """An engine that keeps the noise it is given, and can be shown other images."""
+
+    noises: list[FloatArray]
+    brighter = 0
+
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
+        self.noises.append(noise)
+        images = {
+            name: np.minimum(image, 255 - self.brighter) + np.uint8(self.brighter)
+            for name, image in observation.images.items()
+        }
+        return super().infer(replace(observation, images=images), precision, noise, guide)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    bag: Path
+    policy: Spy
+    topics: Topics
+    joints: JointMap
+    robot: RobotConfig
+    config: PilotConfig
+
+    def replay(
+        self, *, bag: Path | None = None, latency: Latency = RECORDED, **changes: object
+    ) -> tuple[Parity, list[Event]]:
+        bag = bag or self.bag
+        reference = Reference.read(bag, self.topics, self.joints)
+        parity, events = Parity(bag, reference, self.topics), []
+        self.policy.noises = []
+        for event in replay(
+            bag,
+            self.policy,
+            reference,
+            self.topics,
+            self.joints,
+            robot=self.robot,
+            config=replace(self.config, **changes),  # type: ignore[arg-type]  # any field
+            shadows={},
+            latency=latency,
+        ):
+            parity.take(event)
+            events.append(event)
+        return parity, events
+
+
+@pytest.fixture(scope="module")
+def recorded(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """Two episodes; the first at the precision that the motion asks for, the second also at another."""
+    out = tmp_path_factory.mktemp("recorded")
+    pilot = {"model": str(tiny_bundle), "precision": "auto", "autostart": "true", "flow_seed": "7"}
+    with Station("parity", domain_id=DOMAIN) as station, station.recording(out / "bag"):
+        client = EpisodeClient(station)
+        request = station.node.create_publisher(String, "/pilot/precision_request", LATCHED)
+        for name, parameters in {"sim_robot": {}, "pilot": pilot}.items():
+            station.start(f"vlaq_ros.ros.{name}_node", parameters, out / f"{name}.log")
+        client.wait_until_ready()
+        client.run(1, "pick up the red cube", 4.0)
+        request.publish(String(data="coarse"))
+        client.run(2, "put the green cube in the bin", 4.0)
+    robot = RobotConfig.load("sim_panda")
+    policy = Spy.load(tiny_bundle)
+    topics = Topics.of(robot, policy.spec.cameras)
+    told = session(out / "bag", topics)
+    assert told is not None
+    assert told.model == tiny_bundle.name
+    return Recorded(out / "bag", policy, topics, JointMap(robot, policy.spec.joint_names), robot, told.config())
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_the_node(recorded: Recorded) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recorded.config.threads)
+    yield
+    torch.set_num_threads(threads)
+
+
+def commands(events: list[Event]) -> list[Answer]:
+    return [event for event in events if isinstance(event, Answer) and event.command is not None]
+
+
+def test_the_recording_has_what_a_repetition_is_about(recorded: Recorded) -> None:
+    noted = list(entries(recorded.bag, recorded.topics))
+    sent = [entry for entry in noted if isinstance(entry, Fetch) and not entry.why]
+    assert {entry.precision for entry in sent} == {"fine", "coarse"}
+    assert Select("coarse") in noted
+    assert any(isinstance(entry, Tick) and not entry.open for entry in noted), "between the episodes the gate is closed"
+    assert recorded.config.flow_seed == 7
+
+
+def test_decisions_and_commands_are_those_that_were_recorded(recorded: Recorded) -> None:
+    parity, events = recorded.replay()
+    noted = list(entries(recorded.bag, recorded.topics))
+    assert parity.decisions_equal == parity.decisions == sum(isinstance(entry, Tick) for entry in noted) > 50
+    sent = [entry for entry in noted if isinstance(entry, Fetch) and not entry.why]
+    assert [answer.decision.precision for answer in commands(events)] == [entry.precision for entry in sent]
+    assert [answer.took_over_ns for answer in commands(events)] == [entry.readings_ns[1] for entry in sent]
+    assert parity.commands == len(Reference.read(recorded.bag, recorded.topics, recorded.joints).commands) > 10
+    assert parity.unmatched == 0
+    assert parity.largest <= ALLOWED
+
+
+def test_other_noise_is_another_flight(recorded: Recorded) -> None:
+    parity, _ = recorded.replay(flow_seed=8)
+    assert parity.decisions_equal == parity.decisions, "the recorded arm does not follow"
+    assert parity.largest > ALLOWED
+
+
+def test_other_images_are_another_flight(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorded.policy, "brighter", 8)
+    parity, _ = recorded.replay()
+    assert parity.largest > ALLOWED
+
+
+def test_another_precision_at_the_start_makes_other_decisions(recorded: Recorded) -> None:
+    parity, _ = recorded.replay(precision="coarse")
+    assert 0 < parity.decisions_equal < parity.decisions, "until the other one was asked for in flight"
+
+
+def test_a_bag_that_begins_in_the_middle_goes_on_with_the_noise_of_the_flight(
+    recorded: Recorded, tmp_path: Path
+) -> None:
+    _, whole = recorded.replay()
+    noises = recorded.policy.noises
+    parity, rest = recorded.replay(bag=cut(recorded, tmp_path / "rest"))
+    assert 0 < len(recorded.policy.noises) < len(noises)
+    np.testing.assert_array_equal(recorded.policy.noises, noises[-len(recorded.policy.noises) :])
+    kept = {answer.observation.stamp_ns: answer for answer in commands(whole)}
+    for answer in commands(rest):
+        np.testing.assert_array_equal(
+            answer.observation.joint_positions, kept[answer.observation.stamp_ns].observation.joint_positions
+        )
+    assert parity.decisions_equal > 0
+
+
+def test_the_same_bag_gives_the_same_flight_at_any_latency(recorded: Recorded) -> None:
+    once, again = (commands(recorded.replay(latency=0.05)[1]) for _ in range(2))
+    assert len(once) == len(again) > 10
+    for one, other in zip(once, again, strict=True):
+        assert one.command is not None
+        assert other.command is not None
+        np.testing.assert_array_equal(one.command.trajectory.positions, other.command.trajectory.positions)
+        assert one.took_over_ns == other.took_over_ns
+
+
+def cut(recorded: Recorded, out: Path) -> Path:
+    """Everything from the tenth inference on."""
+    fetched = [entry for entry in entries(recorded.bag, recorded.topics) if isinstance(entry, Fetch)]
+    with Reader(recorded.bag) as reader, Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {
+            connection.id: writer.add_connection(
+                connection.topic, connection.msgtype, msgdef=connection.msgdef.data, rihs01=connection.digest
+            )
+            for connection in reader.connections
+        }
+        for connection, stamp_ns, raw in reader.messages():
+            if stamp_ns >= fetched[10].now_ns or connection.topic == recorded.topics.description:
+                writer.write(connections[connection.id], stamp_ns, raw)
+    return out
