@@ -40,6 +40,7 @@ setup(
     # Never torch: a robot computer brings the build that fits its accelerator.
     # Never ros-*: wheels would shadow a sourced ROS.
     install_requires=[
+        "backports.zstd",
         "daqp",
         "matplotlib",
         "numpy",

@@ -16,7 +16,7 @@ from sources import FILES, ROOT, libraries, setup_arguments
 import vlaq_ros
 
 # whose distribution is called otherwise
-MODULES = {"pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
+MODULES = {"backports.zstd": "backports", "pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
 LAUNCH = {"launch", "launch_ros"}  # needed by launch/ alone, and on no registry
 
 
@@ -37,7 +37,7 @@ def manifest() -> Package:
 
 def distributions(requirements: Iterable[str]) -> set[str]:
     """Strip extras and versions from requirements."""
-    return {re.split(r"[^\w-]", requirement)[0] for requirement in requirements}
+    return {re.split(r"[^\w.-]", requirement)[0] for requirement in requirements}
 
 
 def modules(requirements: Iterable[str]) -> set[str]:

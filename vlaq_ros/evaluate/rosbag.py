@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,11 +31,6 @@ from vlaq_ros.errors import (
     UnusableMessageError,
 )
 from vlaq_ros.evaluate.salvage import Message, SalvagedFile
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 INSTRUCTION = "/instruction"
 JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
