@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.control.precision import PrecisionController, PrecisionRule
+from vlaq_ros.control.precision import PrecisionController, PrecisionRule, rules
 from vlaq_ros.datatypes import Motion
-from vlaq_ros.errors import UnknownPrecisionError
+from vlaq_ros.errors import BadValueError, UnknownPrecisionError
 
 RULES = (
     PrecisionRule("sixteen", 0.5),
@@ -195,3 +195,32 @@ def test_nothing_is_lost_once_everything_is() -> None:
     assert [serving(machine, name) for name in NAMES] == list(NAMES)
     with pytest.raises(UnknownPrecisionError):
         machine.lose("one")
+
+
+def test_rules_are_those_of_the_plans_unless_others_are_given() -> None:
+    assert rules(RULES, "") == RULES
+    fine, coarse = rules(RULES[:2], "sixteen=0.42, eight=-1.5e-1")
+    assert (fine, coarse) == (PrecisionRule("sixteen", 0.42), PrecisionRule("eight", -0.15))
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        "0.4,0.3",
+        "sixteen=0.4",
+        "sixteen=0.4,four=0.3",
+        "eight=0.4,sixteen=0.3",
+        "sixteen=0.3,eight=0.3",
+        "sixteen=0.3,eight=nan",
+        "sixteen=inf,eight=0",
+        "sixteen=high,eight=0",
+        "sixteen=0.4,eight=0.3,",
+    ],
+)
+def test_thresholds_of_other_precisions_or_that_do_not_fall_are_refused(thresholds: str) -> None:
+    with pytest.raises(BadValueError) as caught:
+        rules(RULES[:2], thresholds)
+    assert str(caught.value) == (
+        f"thresholds in the pilot's parameters is {thresholds!r}; expected a falling number for each of sixteen, eight, "
+        "such as sixteen=0.5"
+    )

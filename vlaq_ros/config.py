@@ -25,6 +25,7 @@ from vlaq_ros.errors import (
 )
 
 AUTO = "auto"  # the precision that follows the motion of the arm
+LATENCY_S = 0.1  # from an observation to its command, where nothing else is asked for and nothing is measured
 _TOPIC = re.compile(r"(~?/)?[a-z_]\w*(/[a-z_]\w*)*", re.ASCII | re.IGNORECASE)
 
 Config = TypeVar("Config")
@@ -75,6 +76,11 @@ class PilotConfig:
         "Precision to run at: auto follows the motion of the arm, a name of the model's precisions fixes it.",
         default=AUTO,
         changes="live",
+    )
+    thresholds: str = setting(
+        "Sensitivities S from which each precision is asked for, in place of the model's: finest first and falling, "
+        "such as fine=0.5,coarse=0; `vlaq replay --fit-thresholds` writes them.",
+        default="",
     )
     autostart: bool = setting("Configure and activate without a lifecycle manager.", default=False)
     enabled: bool = setting(

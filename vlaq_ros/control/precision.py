@@ -7,13 +7,16 @@ that is finer than those before it, though still below the precision in force, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
 from vlaq_ros.datatypes import Decision, Motion
-from vlaq_ros.errors import UnknownPrecisionError
+from vlaq_ros.errors import BadValueError, UnknownPrecisionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,47 @@ class PrecisionRule:
 
     name: str
     threshold: float  # of S; the coarsest rule takes what is left, so its threshold is not read
+
+
+class Planned(Protocol):
+    """What is known of a policy's precision."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The sensitivity above which it is requested."""
+        ...
+
+
+def rules(plans: Iterable[Planned], thresholds: str) -> tuple[PrecisionRule, ...]:
+    """Make the rules of a policy.
+
+    Args:
+        plans: of its precisions, finest first.
+        thresholds: in place of theirs, as the parameter of the pilot says them; empty for none.
+
+    Raises:
+        BadValueError: `thresholds` are not those of these precisions, or do not fall.
+    """
+    own = tuple(PrecisionRule(plan.name, plan.threshold) for plan in plans)
+    if not thresholds:
+        return own
+    names = [rule.name for rule in own]
+    try:
+        parts = (part.split("=") for part in thresholds.split(","))
+        given = tuple(PrecisionRule(name.strip(), float(value)) for name, value in parts)
+    except ValueError:
+        given = ()
+    finite = all(math.isfinite(rule.threshold) for rule in given)
+    falling = all(finer.threshold > coarser.threshold for finer, coarser in pairwise(given))
+    if [rule.name for rule in given] != names or not (finite and falling):
+        expected = f"a falling number for each of {', '.join(names)}, such as {names[0]}=0.5"
+        raise BadValueError("thresholds", thresholds, expected, "the pilot's parameters")
+    return given
 
 
 class PrecisionController:

@@ -11,35 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from vlaq_ros.control.chunks import step_times
 from vlaq_ros.datatypes import FloatArray, IntArray
 from vlaq_ros.evaluate.replayed import Answer
 from vlaq_ros.evaluate.spread import column, number, percentile, spread
 from vlaq_ros.evaluate.stance import Stance
 from vlaq_ros.evaluate.threshold_fit import Samples, bins
 
-FLOWN = "flown"  # the chunk that was computed in flight, under the guide
+FLOWN = "flown"  # the command; where none left, the chunk that would have become one
 RECORDED, FINEST = "recorded", "finest"  # what chunks are held against
 _WORST = 10  # moments
 _APART_NS = 1_000_000_000  # between two of them
 _SHARES = np.linspace(0.1, 1, 10)  # of the chunks, that thresholds are tried for
 
 
-def in_force(answer: Answer, steps: int, step_s: float, until_ns: int) -> tuple[IntArray, slice]:
-    """Say when the steps of a chunk are due, and which of them are executed before its successor takes over.
+def in_force(stamps_ns: IntArray, took_over_ns: int, until_ns: int) -> slice:
+    """Say which steps of a chunk are executed; none where all of it is past when it takes over.
 
     Args:
-        answer: that the chunk belongs to.
-        steps: T, of the chunk.
-        step_s: between two of them.
-        until_ns: when its successor takes over.
-
-    Returns:
-        Stamps [T], and the rows in force; none where all of the chunk is past when it takes over.
+        stamps_ns: when its steps [T] are due.
+        took_over_ns: when it takes over.
+        until_ns: when its successor does.
     """
-    stamps_ns = answer.observation.stamp_ns + step_times(steps, step_s)
-    first = int(np.searchsorted(stamps_ns, answer.took_over_ns, side="right"))
-    return stamps_ns, slice(first, max(first + 1, int(np.searchsorted(stamps_ns, until_ns, side="right"))))
+    first = int(np.searchsorted(stamps_ns, took_over_ns, side="right"))
+    return slice(first, max(first + 1, int(np.searchsorted(stamps_ns, until_ns, side="right"))))
 
 
 class AnswerErrors:

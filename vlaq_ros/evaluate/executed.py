@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlaq_ros.control.chunks import asked, step_times
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import FloatArray, Trajectory
-from vlaq_ros.evaluate.replayed import Answer
 from vlaq_ros.evaluate.smoothness import rms_jerk
 
 _PERIOD_NS = 10_000_000  # between two samples of what is executed
@@ -40,30 +38,25 @@ class Executed:
         """Root mean square over time and arm joints while commands move; None before there is any."""
         return float(np.sqrt(self._squares / self._samples)) if self._samples else None
 
-    def answer(self, answer: Answer, targets: FloatArray | None) -> None:
-        """Let the command of an answer take over, where it has one; `targets` [T, J] rad (m) are its chunk's."""
-        command, chunk = answer.command, answer.chunk
-        if command is None or chunk is None or targets is None:
-            return
-        now_ns = answer.took_over_ns
+    def take_over(self, command: Trajectory, asked: Trajectory, now_ns: int) -> None:
+        """Let a command take over.
+
+        Args:
+            command: that left.
+            asked: what its chunk by itself asks for.
+            now_ns: when it begins.
+        """
         self._advance(now_ns)
         if self._running is not None:
             ran = np.stack(sample(self._running, now_ns)[:2])[:, :-1]
-            if np.abs(command.trajectory.positions[0, :-1] - ran[0]).max() > _SAME_RAD:
+            if np.abs(command.positions[0, :-1] - ran[0]).max() > _SAME_RAD:
                 self.restarts += 1
                 self._rows = None
             else:
-                alone = asked(
-                    targets,
-                    answer.observation.joint_positions,
-                    step_times(len(targets), chunk.step_s),
-                    joint_names=command.trajectory.joint_names,
-                    stamp_ns=chunk.stamp_ns,
-                )
-                apart = np.abs(np.stack(sample(alone, now_ns)[:2])[:, :-1] - ran).max(axis=1)
+                apart = np.abs(np.stack(sample(asked, now_ns)[:2])[:, :-1] - ran).max(axis=1)
                 self.jumps_rad.append(float(apart[0]))
                 self.speed_jumps_rad_s.append(float(apart[1]))
-        self._start(command.trajectory, now_ns)
+        self._start(command, now_ns)
 
     def hold(self, trajectory: Trajectory, now_ns: int) -> None:
         """Let a brake take over; what comes after it continues nothing."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.jumps import JumpWatch
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.precision import PrecisionRule
+from vlaq_ros.control.precision import rules
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import ActionChunk, Command, FloatArray, Guide, Observation, Policy, Stale, Trajectory
 from vlaq_ros.errors import RejectedChunkError
@@ -144,7 +144,7 @@ class Reflight:
             self._overheard,
             kinematics,
             scales=policy.spec.motion,
-            rules=[PrecisionRule(plan.name, plan.threshold) for plan in policy.plans],
+            rules=rules(policy.plans, config.thresholds),
             robot=robot,
             config=config,
             seed=config.flow_seed,

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.config import LATENCY_S, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.precision import PrecisionRule
+from vlaq_ros.control.precision import rules
 from vlaq_ros.errors import NoInstructionError, NoRecordedDescriptionError, UnwrittenReportError
 from vlaq_ros.evaluate import replay_page
 from vlaq_ros.evaluate.annotation import Annotation
@@ -30,7 +30,6 @@ from vlaq_ros.evaluate.replay import MEASURED, RECORDED, Latency, replay
 from vlaq_ros.evaluate.replay_picture import write_picture
 from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.evaluate.replayed import Event, Look
-from vlaq_ros.evaluate.rollout import LATENCY_S
 from vlaq_ros.evaluate.scores import Scores
 from vlaq_ros.evaluate.threshold_fit import Samples
 from vlaq_ros.evaluate.topics import Topics
@@ -110,7 +109,7 @@ class Plan:
         torch.set_num_threads(config.threads)
         policy, shadows = self.policies.load()
 
-        chosen_by = [PrecisionRule(plan.name, plan.threshold) for plan in policy.plans]
+        chosen_by = rules(policy.plans, config.thresholds)
         scores = Scores(
             bag.name,
             reference,

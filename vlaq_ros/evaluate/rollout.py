@@ -16,7 +16,7 @@ import numpy as np
 
 from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.precision import PrecisionRule
+from vlaq_ros.control.precision import PrecisionRule, rules
 from vlaq_ros.datatypes import (
     ActionChunk,
     Decision,
@@ -37,7 +37,6 @@ from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda
 from vlaq_ros.sim.robot import SimRobot
 
-LATENCY_S = 0.1  # from an observation to its command, where nothing else is asked for
 NEAR_M = 0.08  # a gap below this is a fine phase
 
 
@@ -172,7 +171,7 @@ def play(
         keep_observations: let outcomes hold what the policy saw.
         keep_takeovers: let outcomes hold what it answered, and what that took over from.
         switching: sees every request; when to ask stays with the pilot, whose own decision a replan follows.
-        thresholds: of S, finest precision first, in place of the policy's own.
+        thresholds: of S, finest precision first, in place of the policy's own and of `config`'s.
 
     Yields:
         Outcomes, in the order in which episodes end.
@@ -183,8 +182,9 @@ def play(
     """
     spec = policy.spec
     if thresholds is None:
-        thresholds = [plan.threshold for plan in policy.plans]
-    rules = [PrecisionRule(*rule) for rule in zip(policy.precisions, thresholds, strict=True)]
+        chosen_by = rules(policy.plans, config.thresholds)
+    else:
+        chosen_by = tuple(PrecisionRule(*rule) for rule in zip(policy.precisions, thresholds, strict=True))
     joints = JointMap(robot, spec.joint_names)
     kinematics = Kinematics(panda.urdf(), joints.urdf, robot.tool_frame)
 
@@ -195,7 +195,7 @@ def play(
                 policy,
                 kinematics,
                 scales=spec.motion,
-                rules=rules,
+                rules=chosen_by,
                 robot=robot,
                 config=config,
                 seed=seed,

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from vlaq_ros.control.chunks import step_times
+from vlaq_ros.control.chunks import asked, step_times
+from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
-from vlaq_ros.datatypes import FloatArray
+from vlaq_ros.datatypes import Command, Trajectory
 from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED, AnswerErrors, in_force
 from vlaq_ros.evaluate.crossings import Crossings, opening, timing
 from vlaq_ros.evaluate.executed import Executed
@@ -63,7 +64,7 @@ class Scores:
         limits_m = kinematics.position_limits[-1]
         self._opening_m = opening(reference.positions[:, -1], limits_m)
         self._crossings = {name: Crossings(self._opening_m) for name in (RECORDED, FLOWN, *precisions)}
-        self._open: tuple[Answer, dict[str, FloatArray], float] | None = None  # the last one, its targets and its S
+        self._open: tuple[Answer, Trajectory, float] | None = None  # the last one, what its chunk asks for, and S
         self._first_ns: int | None = None
         self._last_ns = 0
         self._brake_ns: int | None = None  # when the last command begins to brake for want of a successor
@@ -218,27 +219,34 @@ class Scores:
 
     def _take_answer(self, answer: Answer) -> None:
         self._close(answer.took_over_ns)
-        chunk, command, precision = answer.chunk, answer.command, answer.decision.precision
-        targets = dict(answer.targets)
-        if chunk is not None:
-            targets[FLOWN] = self._kinematics.joint_targets(chunk, answer.observation.joint_positions)
         for name, seconds in answer.inference_s.items():
             self._inference_s[name].append(seconds)
-        if targets:
+        chunk, command, observed = answer.chunk, answer.command, answer.observation.joint_positions
+        if chunk is not None:
+            alone = asked(
+                self._kinematics.joint_targets(chunk, observed),
+                observed,
+                step_times(len(chunk.actions), chunk.step_s),
+                joint_names=self._kinematics.joint_names,
+                stamp_ns=chunk.stamp_ns,
+            )
             without_images = replace(answer, observation=replace(answer.observation, images={}))
-            self._open = without_images, targets, self._looks.sensitivity(answer.decision)
-        if command is None or chunk is None:
-            if answer.rejected:
-                self._rejected[answer.rejected] += 1
-            else:
-                self._faults[without_numbers(answer.fault)] += 1
-            return
-        self._executed.answer(answer, targets[FLOWN])
+            self._open = without_images, alone, self._looks.sensitivity(answer.decision)
+            if command is not None:
+                self._executed.take_over(command.trajectory, alone, answer.took_over_ns)
+                self._count(command, answer.took_over_ns, brake_ns=alone.stamp_ns + int(alone.times_ns[-1]))
+        if answer.rejected:
+            self._rejected[answer.rejected] += 1
+        elif command is None:
+            self._faults[without_numbers(answer.fault)] += 1
+
+    def _count(self, command: Command, now_ns: int, brake_ns: int) -> None:
+        """Count a command that takes over, and will have begun to brake by `brake_ns`."""
+        precision, violations = command.decision.precision, asdict(command.violations)
         self._served.append(precision)
-        self._latency_s[precision].append((answer.took_over_ns - command.observation_stamp_ns) * 1e-9)
-        self._misses[precision] += self._brake_ns is not None and answer.took_over_ns > self._brake_ns
-        self._brake_ns = chunk.stamp_ns + int(step_times(len(chunk.actions), chunk.step_s)[-1])
-        violations = asdict(command.violations)
+        self._latency_s[precision].append((now_ns - command.observation_stamp_ns) * 1e-9)
+        self._misses[precision] += self._brake_ns is not None and now_ns > self._brake_ns
+        self._brake_ns = brake_ns
         self._violations.update(violations)
         self._limited += any(violations.values())
 
@@ -254,11 +262,17 @@ class Scores:
         """Measure the chunk that was in force until then."""
         if self._open is None:
             return
-        (answer, targets, sensitivity), self._open = self._open, None
-        stamps_ns, rows = in_force(answer, len(next(iter(targets.values()))), self._step_s, until_ns)
-        recorded = self._reference.at(stamps_ns)
+        (answer, alone, sensitivity), self._open = self._open, None
+        stamps_ns = alone.stamp_ns + alone.times_ns[1:]
+        rows = in_force(stamps_ns, answer.took_over_ns, until_ns)
+        recorded, flown = self._reference.at(stamps_ns), alone.positions[1:]
+        if answer.command is not None:
+            flown = sample(answer.command.trajectory, stamps_ns)[0]
+            flown[stamps_ns < answer.took_over_ns] = np.nan
+        targets = {FLOWN: flown, **answer.targets}
         chunks = {name: Stance.of(self._kinematics, joints) for name, joints in targets.items()}
         self._errors.add(answer, Stance.of(self._kinematics, recorded), chunks, rows, sensitivity)
-        for name, joints in {RECORDED: recorded, **targets}.items():
-            if name in self._crossings:
-                self._crossings[name].push(stamps_ns[rows], joints[rows, -1])
+        for name, crossings in self._crossings.items():
+            joints = recorded if name == RECORDED else targets.get(name)
+            if joints is not None:
+                crossings.push(stamps_ns[rows], joints[rows, -1])

@@ -100,7 +100,7 @@ def _outcome(samples: Samples, thresholds: Sequence[float]) -> dict[str, Any]:
 
 
 def thresholds_file(fit: dict[str, Any]) -> str:
-    """Write what the parameter `thresholds` of the pilot reads, from what `fit_thresholds` gave."""
+    """Write what `fit_thresholds` gave as a file of parameters for the pilot: `--params-file` of `ros2 run`."""
     fitting, held_out = fit["fitting"], fit["held_out"]
     lines = [f"# Fitted by vlaq replay to {fitting['answers']} answers, for at most {fit['bound_m']:g} m at the tool."]
     for name, outcome in (("There", fitting), ("On recordings that were held out", held_out)):
@@ -109,7 +109,8 @@ def thresholds_file(fit: dict[str, Any]) -> str:
                 f"# {name}: {outcome['cheap_share']:.0%} coarser than the finest, 95th percentile "
                 f"{outcome['ee_deviation_p95_m']:.2g} m."
             )
-    values: str = yaml.safe_dump({"thresholds": fit["thresholds"]}, sort_keys=False)
+    thresholds = ",".join(f"{name}={threshold!r}" for name, threshold in fit["thresholds"].items())
+    values: str = yaml.safe_dump({"/**": {"ros__parameters": {"thresholds": thresholds}}})
     return "\n".join([*lines, values])
 
 

@@ -30,7 +30,7 @@ from vlaq_ros.config import PilotConfig, RobotConfig, resolve
 from vlaq_ros.control.following import FollowingWatch
 from vlaq_ros.control.jumps import JumpWatch
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.precision import PrecisionRule
+from vlaq_ros.control.precision import rules
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import Command, Trajectory
 from vlaq_ros.errors import (
@@ -181,7 +181,7 @@ class PilotNode(LifecycleNode):
             engine,
             kinematics,
             scales=spec.motion,
-            rules=[PrecisionRule(plan.name, plan.threshold) for plan in engine.plans],
+            rules=rules(engine.plans, config.thresholds),
             robot=robot,
             config=config,
             seed=config.flow_seed,
