@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 import yaml
+from backports import zstd
 from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_typestore
