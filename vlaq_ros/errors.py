@@ -657,8 +657,8 @@ class WorkerLostError(VlaqError):
 
     def __init__(self, bag: Path) -> None:
         super().__init__(
-            f"the process that replayed bag {str(bag)!r} ended before it was done, expected a report: most often memory "
-            "was short; give fewer --jobs"
+            f"the process that replayed bag {str(bag)!r} ended before it was done; expected a report: most often "
+            "memory was short: give fewer --jobs"
         )
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vlaq_ros.config import LATENCY_S
 from vlaq_ros.evaluate.parallel import share_out
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import LATENCY_S
 from vlaq_ros.evaluate.statistics import BoolArray
 from vlaq_ros.policy.engine import FULL
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlaq_ros.calibrate.injection import Chunk, Injection
-from vlaq_ros.config import PilotConfig, RobotConfig
+from vlaq_ros.config import LATENCY_S, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import LATENCY_S, Answering, Outcome, Request, Switching, play
+from vlaq_ros.evaluate.rollout import Answering, Outcome, Request, Switching, play
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.sim import panda

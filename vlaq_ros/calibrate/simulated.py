@@ -13,14 +13,14 @@ import numpy as np
 
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import Moment, draw
-from vlaq_ros.config import PilotConfig
+from vlaq_ros.config import LATENCY_S, PilotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray, Observation
 from vlaq_ros.errors import NotSimulatedError, UnreadableDemonstrationsError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
 from vlaq_ros.evaluate.parallel import share_out
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, in_turn
+from vlaq_ros.evaluate.rollout import Outcome, in_turn
 from vlaq_ros.policy.description import Description
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.policy.spec import PolicySpec

@@ -47,13 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Record what is missing, train, then measure how the policy moves the arm."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from vlaq_ros.config import PilotConfig
+    from vlaq_ros.config import LATENCY_S, PilotConfig
     from vlaq_ros.control.kinematics import Kinematics
     from vlaq_ros.datatypes import ActionSpace
     from vlaq_ros.evaluate.motion import PolicyMotion, measure, on_policy
     from vlaq_ros.evaluate.parallel import share_out
     from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-    from vlaq_ros.evaluate.rollout import LATENCY_S, in_turn
+    from vlaq_ros.evaluate.rollout import in_turn
     from vlaq_ros.policy.engine import FULL
     from vlaq_ros.policy.spec import PolicySpec
     from vlaq_ros.sim import demonstrations, panda, training

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from vlaq_ros.calibrate.pipeline import Stage
-from vlaq_ros.config import AUTO, PilotConfig, RobotConfig
+from vlaq_ros.config import AUTO, LATENCY_S, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.evaluate.parallel import PART, portable_errors
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S
-from vlaq_ros.evaluate.rollout import LATENCY_S, Outcome, Switching, in_turn, own, play
+from vlaq_ros.evaluate.rollout import Outcome, Switching, in_turn, own, play
 from vlaq_ros.evaluate.smoothness import rms_jerk
 from vlaq_ros.policy.checkpoint import Checkpoint
 from vlaq_ros.policy.engine import Engine
