@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_events import (
     HOME,
@@ -87,7 +87,9 @@ def test_a_chunk_that_is_past_before_it_takes_over_has_no_error() -> None:
 def test_errors_are_known_by_the_step_of_the_chunk() -> None:
     rising = 1e-3 * np.arange(1, STEPS + 1)
     told = document([answer(BAG, 1 + k, flown_rad=rising) for k in range(3)])
-    assert told["horizon"]["recorded"]["flown"]["p95"] == pytest.approx([chord_m(it) for it in rising], rel=1e-4)
+    curve = told["horizon"]["recorded"]["flown"]["p95"]
+    assert curve[0] is None  # that step is past when the command begins
+    assert curve[1:] == pytest.approx([chord_m(it) for it in rising[1:]], rel=1e-4)
     assert told["horizon"]["step_s"] == STEP_S
 
 
@@ -95,7 +97,7 @@ def test_what_was_not_recorded_is_not_known() -> None:
     """The recording ends within the chunk's horizon."""
     told = document([answer(reference(30.0), 19.8, flown_rad=0.01)], BAG)
     curve = told["horizon"]["recorded"]["flown"]["p50"]
-    assert [value is None for value in curve] == [False] * 4 + [True] * 12
+    assert [value is not None for value in curve] == [False] + [True] * 3 + [False] * 12
     assert told["ee_error_max_m"] == pytest.approx(chord_m(0.01), rel=1e-4)
 
 
@@ -235,6 +237,15 @@ def test_what_was_refused_and_what_was_limited_is_counted() -> None:
     assert (told["n_answers"], told["n_commands"]) == (6, 2)
 
 
+def test_what_flew_is_the_command_and_not_the_chunk_it_was_made_of() -> None:
+    """Limits have brought the command back to what was recorded."""
+    kept = answer(BAG, 1.0).command
+    assert kept is not None
+    told = document([answer(BAG, 1.0, flown_rad=0.3, off_rad={"fine": 0.3, "coarse": 0.3}, command=kept.trajectory)])
+    assert told["ee_error_max_m"] == pytest.approx(0, abs=1e-9)
+    assert told["errors"]["recorded"]["fine"]["ee_m"]["max"] == pytest.approx(chord_m(0.3), rel=1e-4)
+
+
 def test_a_chunk_that_was_refused_errs_all_the_same() -> None:
     told = document([answer(BAG, 1.0, flown_rad=0.3, fault="too far", rejected="first_action")])
     assert told["ee_error_max_m"] == pytest.approx(chord_m(0.3), rel=1e-4)
@@ -306,6 +317,7 @@ def test_a_document_says_how_far_it_came() -> None:
     assert (told["bag_s"], told["replayed_s"]) == (20.0, 5.0)
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(
         st.one_of(
