@@ -21,7 +21,7 @@ from vlaq_ros.evaluate.replay import RECORDED, Latency, replay
 from vlaq_ros.evaluate.replayed import Answer, Event
 from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
-from vlaq_ros.journal import Fetch, Select, Tick
+from vlaq_ros.journal import Fetch, Tick
 from vlaq_ros.policy.engine import Engine
 from vlaq_ros.ros import domain
 from vlaq_ros.ros.episodes import EpisodeClient
@@ -120,8 +120,9 @@ def test_the_recording_has_what_a_repetition_is_about(recorded: Recorded) -> Non
     noted = list(entries(recorded.bag, recorded.topics))
     sent = [entry for entry in noted if isinstance(entry, Fetch) and not entry.why]
     assert {entry.precision for entry in sent} == {"fine", "coarse"}
-    assert Select("coarse") in noted
-    assert any(isinstance(entry, Tick) and not entry.open for entry in noted), "between the episodes the gate is closed"
+    ticks = [entry for entry in noted if isinstance(entry, Tick)]
+    assert {entry.asked for entry in ticks} == {"auto", "coarse"}
+    assert any(not entry.open for entry in ticks), "between the episodes the gate is closed"
     assert recorded.config.flow_seed == 7
 
 

@@ -19,7 +19,7 @@ from vlaq_ros.datatypes import Command, Decision, JointWindow, Stale, Trajectory
 from vlaq_ros.errors import PrecisionFailedError, RejectedChunkError, VlaqError
 from vlaq_ros.flight_log import FlightLog
 from vlaq_ros.gate import Gate
-from vlaq_ros.journal import Entry, Fetch, Land, Lose, Select, Tick
+from vlaq_ros.journal import Entry, Fetch, Land, Lose, Tick
 from vlaq_ros.observe import Held, Observer
 from vlaq_ros.pilot import Pilot
 
@@ -84,6 +84,7 @@ class Flight:
         self.log = FlightLog()
         self.fault = self.stalled = self.jump = self.unfollowed = ""
         self.lost: dict[str, str] = {}
+        self._asked = config.precision
         self._jumps = jumps
         self._following = following
         self._retry_ns = round(config.replan_period_s * 1e9)
@@ -145,6 +146,7 @@ class Flight:
                 question.decision.precision,
                 tuple(question.readings_ns),
                 self.pilot.draws,
+                tuple(self.pilot.delays_s),
                 why,
                 isinstance(error, PrecisionFailedError),
             )
@@ -156,8 +158,9 @@ class Flight:
         Raises:
             UnknownPrecisionError: the policy has no such precision.
         """
-        self.pilot.select(precision)
-        self._note(Select(precision))
+        if precision != self._asked:  # else nothing begins anew
+            self.pilot.select(precision)
+            self._asked = precision
 
     def late_s(self, now_ns: int) -> float:
         """How long the arm brakes or rests for want of a successor to its command."""
@@ -300,4 +303,4 @@ class Flight:
         decision, observer = self.pilot.decision, self.observer
         sensitivity = None if math.isnan(decision.sensitivity) else decision.sensitivity
         seen = observer.newest_ns(), observer.kept, observer.instruction, self.gate.commands
-        self._note(Tick(now_ns, steady_ns, *seen, decision.precision, sensitivity, begins))
+        self._note(Tick(now_ns, steady_ns, *seen, self._asked, decision.precision, sensitivity, begins))

@@ -24,6 +24,7 @@ class Tick(NamedTuple):
     kept: int  # joint states by then, since the node was configured
     instruction: str
     open: bool  # the gate
+    asked: str  # precision, or auto
     precision: str  # decided
     sensitivity: float | None  # S; None where the motion is unknown
     began: bool  # an inference
@@ -38,14 +39,9 @@ class Fetch(NamedTuple):
     precision: str  # that was to be computed
     readings_ns: tuple[int, ...]  # of the clock, by the pilot: begin and end of the inference; none where inputs block
     draws: int  # of noise by then
+    delays_s: tuple[float, ...]  # of the pilot by then
     why: str  # nothing was sent; empty where a command was
     failed: bool  # that precision could not be computed on this machine
-
-
-class Select(NamedTuple):
-    """Another precision was asked for."""
-
-    precision: str  # or auto
 
 
 class Lose(NamedTuple):
@@ -60,8 +56,8 @@ class Land(NamedTuple):
     now_ns: int
 
 
-Entry = Tick | Fetch | Select | Lose | Land
-_KINDS: dict[str, Callable[..., Entry]] = {kind.__name__.lower(): kind for kind in (Tick, Fetch, Select, Lose, Land)}
+Entry = Tick | Fetch | Lose | Land
+_KINDS: dict[str, Callable[..., Entry]] = {kind.__name__.lower(): kind for kind in (Tick, Fetch, Lose, Land)}
 
 
 class Journal:

@@ -65,6 +65,8 @@ class Pilot:
             command was that answer; None otherwise.
         span_s: how long a joint window `watch` needs.
         draws: how often noise was drawn.
+        delays_s: how long the arm moved on, from an observation to the command that answered it, for the last commands;
+            the first command is left out: what a policy sets up in its first inference never comes again.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Pilot:
         self._random = np.random.default_rng(seed)
         self._command: Command | None = None
         self._chunk: ActionChunk | None = None  # the last one; all have its steps and its space
-        self._delays_s: deque[float] = deque(maxlen=_DELAYS)
+        self.delays_s: deque[float] = deque(maxlen=_DELAYS)
         self._crossing_ns: int | None = None  # when the decision became finer than it was before
         self._answered_ns: int | None = None  # the crossing that a command has answered
         self.select(config.precision)
@@ -172,12 +174,8 @@ class Pilot:
 
     @property
     def delay_s(self) -> float:
-        """How long the arm moves on from an observation to the command that answers it; nan before that is known.
-
-        The longest of the last commands'. The first command is left out: what a policy sets up in its first inference
-        never comes again.
-        """
-        return max(self._delays_s, default=math.nan)
+        """How long the arm moves on from an observation to the command that answers it; nan before that is known."""
+        return max(self.delays_s, default=math.nan)
 
     def guide(self, observation: Observation) -> Guide | None:
         """Say where the running motion will lead after an observation, for the chunk that is to continue it.
@@ -188,7 +186,7 @@ class Pilot:
             None where nothing is left to continue or seams are not guided.
         """
         command, chunk = self._command, self._chunk
-        if self._config.seam != "guided" or not self._policy.guidable or not self._delays_s:
+        if self._config.seam != "guided" or not self._policy.guidable or not self.delays_s:
             return None
         if command is None or chunk is None:
             return None
@@ -242,7 +240,7 @@ class Pilot:
         trajectory, violations = self._safety.enforce(joined, running)
         self._measure_upswitch(decision, now_ns)
         if self._chunk is not None:
-            self._delays_s.append((now_ns - observation.stamp_ns) * 1e-9)
+            self.delays_s.append((now_ns - observation.stamp_ns) * 1e-9)
         self._chunk = chunk
         self._command = command = Command(trajectory, decision, observation.stamp_ns, inference_s, violations)
         return command

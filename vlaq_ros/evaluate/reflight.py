@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -253,6 +253,11 @@ class Reflight:
             targets=targets,
             inference_s=took_s,
         )
+
+    def resume(self, delays_s: Iterable[float]) -> None:
+        """Go on as if the last commands had been so late."""
+        self._pilot.delays_s.clear()
+        self._pilot.delays_s.extend(delays_s)
 
     def skip_noise(self, draws: int) -> None:
         """Go on as if noise had been drawn so often."""

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat, takewhile
 
+from vlaq_ros.config import AUTO, PilotConfig
 from vlaq_ros.errors import PrecisionFailedError
 from vlaq_ros.evaluate.inbox import Inbox, Input
 from vlaq_ros.evaluate.reflight import Reflight
 from vlaq_ros.evaluate.replayed import Event
-from vlaq_ros.journal import TICKS, Entry, Fetch, Land, Lose, Select, Tick, parse
+from vlaq_ros.journal import TICKS, Entry, Fetch, Land, Lose, Tick, parse
 from vlaq_ros.observe import JOINT_STATES
 
 _LAG_NS = 500_000_000  # the recorder may receive an input later than the pilot's journal
@@ -30,21 +31,24 @@ class _Page:
 class Repetition:
     """Goes through a bag once.
 
-    A journal that begins in the middle of a flight is followed from there on: its first command continues none.
+    A journal that begins in the middle of a flight is followed from there on; what is unknown is what the arm was told
+    before: where it rested then, or since then, the repetition is exact.
 
     Args:
         inbox: of the bag.
         fly: makes a flight, whenever the node was configured.
-        period_s: between two ticks.
+        config: of the pilot; where its precision is a name, that is flown, whatever was asked for.
     """
 
-    def __init__(self, inbox: Inbox, fly: Callable[[], Reflight], period_s: float) -> None:
+    def __init__(self, inbox: Inbox, fly: Callable[[], Reflight], config: PilotConfig) -> None:
         self._inbox, self._fly = inbox, fly
-        self._kept_ns = _KEPT_NS + 2 * TICKS * round(period_s * 1e9)
+        self._follows = config.precision == AUTO
+        self._kept_ns = _KEPT_NS + 2 * TICKS * round(config.monitor_period_s * 1e9)
         self._pages: deque[_Page] = deque()
         self._waiting: defaultdict[str, deque[Input]] = defaultdict(deque)
         self._flight: Reflight | None = None
-        self._kept: int | None = None  # joint states that the flight had; None where it begins in the middle
+        self._joins = False  # whether the journal begins in the middle, and nothing was inferred since
+        self._kept: int | None = None  # joint states that the flight had; None where that is unknown
 
     def events(self) -> Iterator[Event]:
         """Go through the bag."""
@@ -70,7 +74,8 @@ class Repetition:
 
     def _play(self, page: _Page) -> Iterator[Event]:
         if self._flight is None or page.first == 0:
-            self._flight, self._kept = self._fly(), 0 if page.first == 0 else None
+            self._flight, self._joins = self._fly(), page.first > 0
+            self._kept = None if self._joins else 0
         for entry in page.entries:
             yield from self._repeat(self._flight, entry)
 
@@ -80,6 +85,8 @@ class Repetition:
                 yield from self._catch_up(flight, entry)
                 flight.observer.push_instruction(entry.instruction)
                 flight.gate.enabled = entry.open
+                if self._follows:
+                    flight.flight.select(entry.asked)
                 began = flight.infers
                 yield from flight.tick(entry.now_ns, entry.steady_ns)
                 if flight.infers and not began and not entry.began:  # it does not know what came before the recording
@@ -91,10 +98,11 @@ class Repetition:
                 flight.skip_noise(entry.draws - bool(entry.readings_ns))
                 flight.infer(chain(entry.readings_ns, repeat(entry.now_ns)).__next__, failing=entry.failed)
                 yield from flight.fetch(entry.now_ns)
+                if entry.readings_ns and self._joins:
+                    flight.resume(entry.delays_s)
+                    self._joins = False
             case Land():
                 yield from flight.land(entry.now_ns)
-            case Select():
-                flight.flight.select(entry.precision)
             case Lose():
                 flight.flight.lose(PrecisionFailedError(entry.precision, RuntimeError("it did where it was recorded")))
 
@@ -105,7 +113,7 @@ class Repetition:
             stamps_ns = [item.stamp_ns for item in waiting]
             older = sum(1 for _ in takewhile(newest_ns.__gt__, stamps_ns))
             count = stamps_ns.index(newest_ns) + 1 if newest_ns in stamps_ns else older
-            lost = 0  # the pilot received fewer joint states than the recorder
+            lost = 0  # only the recorder received them
             if name == JOINT_STATES and self._kept is not None:
                 lost = max(count - (tick.kept - self._kept), 0)
             for nth, item in enumerate([waiting.popleft() for _ in range(count)]):

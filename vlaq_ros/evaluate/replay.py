@@ -60,7 +60,8 @@ def replay(
         topics: that are read.
         joints: of the policy.
         robot: that was recorded.
-        config: of the pilot; `precision` is a name or `auto`.
+        config: of the pilot; `precision` is a name or `auto`, which is what was asked for then where the flight is
+            repeated.
         shadows: who computes each precision that is to be computed beside the one that flies.
         latency: of an inference, on the bag's time.
         urdf: in the place of the recorded one.
@@ -75,12 +76,12 @@ def replay(
     """
     if latency is RECORDED and not reference.journal:
         raise NoJournalError(bag, topics.journal)
-    period_s, latency_s = config.monitor_period_s, latency if isinstance(latency, float) else None
     kinematics = Kinematics(urdf or reference.urdf, joints.urdf, robot.tool_frame)
     fly = partial(Reflight, policy, shadows, kinematics, joints, robot=robot, config=config)
     with open_bag(bag) as opened:
         inbox = Inbox(opened, topics, robot)
         if latency is RECORDED:
-            yield from Repetition(inbox, fly, period_s).events()
+            yield from Repetition(inbox, fly, config).events()
         else:
-            yield from Reenactment(inbox, fly, period_s, latency_s, instruction).events()
+            latency_s = None if latency is MEASURED else float(latency)
+            yield from Reenactment(inbox, fly, config.monitor_period_s, latency_s, instruction).events()
