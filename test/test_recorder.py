@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy, qos_profi
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import QosDurability, QosReliability
 from rosbags.rosbag2 import WriterError
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64, String
 
 from vlaq_ros.ros import domain
@@ -146,3 +146,22 @@ def test_the_bag_is_closed_when_the_recording_is_interrupted(context: Context, n
 def test_an_existing_bag_is_never_overwritten(context: Context, tmp_path: Path) -> None:
     with pytest.raises(WriterError, match="exists already"):
         Recorder(tmp_path, context)
+
+
+def test_of_a_camera_in_several_codings_one_is_recorded(context: Context, node: Node, tmp_path: Path) -> None:
+    topics = {"front": "/front/image_raw", "wrist": "/wrist/image_raw", "side": "/side/image_raw"}
+    plain = {name: node.create_publisher(Image, topic, 10) for name, topic in topics.items()}
+    coded = {
+        name: node.create_publisher(CompressedImage, f"{topics[name]}/compressed", 10) for name in ("front", "wrist")
+    }
+    alone = node.create_publisher(CompressedImage, "/alone/image_raw/compressed", 10)
+    bag = tmp_path / "bag"
+    with Recorder(bag, context, cameras=("/wrist/image_raw/compressed", "/side/image_raw")) as recorder:
+        heard = (plain["front"], plain["side"], coded["wrist"], alone)
+        wait_for_match(recorder, *heard)
+        for publisher in heard:
+            publisher.publish(publisher.msg_type())
+        for publisher in heard:
+            drain_until(recorder, bag, publisher.topic_name, 1)
+        assert [publisher.get_subscription_count() for publisher in (plain["wrist"], coded["front"])] == [0, 0]
+        assert recorder.heard >= {publisher.topic_name for publisher in heard}

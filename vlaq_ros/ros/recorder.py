@@ -1,11 +1,14 @@
 """Every topic of the domain, as it was sent, into an MCAP bag (rosbag2 format 9) that Foxglove and rosbags open.
 
+Of a camera that is published in several codings one is recorded: that to which the robot listens, or the plain one.
+
 The recorder is polled, never spun: an executor wakes once per message and rebuilds its wait set each time (at 600
 messages per second on 14 topics that took 20 % of a core, `drain` 20 times per second took 5 %).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -20,21 +23,27 @@ from rosbags.typesys import Stores, get_typestore
 
 # Samples that the middleware keeps per topic between two polls: 0.2 s of a 1 kHz topic.
 QUEUE_DEPTH = 200
+_CODINGS = ("/compressed", "/compressedDepth", "/theora", "/ffmpeg", "/zstd")  # that image_transport adds to a topic
 
 
 class Recorder:
-    """A context manager that owns one bag and one node; leaving it closes the bag, whatever happened inside."""
+    """A context manager that owns one bag and one node; leaving it closes the bag, whatever happened inside.
 
-    def __init__(self, path: Path, context: Context) -> None:
-        """Prepare a recording.
+    Args:
+        path: directory of the bag; must not exist.
+        context: an initialised rclpy context; its domain is recorded.
+        cameras: topics of images that somebody else listens to.
 
-        Args:
-            path: directory of the bag; must not exist.
-            context: an initialised rclpy context; its domain is recorded.
+    Attributes:
+        heard: topics of which the bag has a message.
 
-        Raises:
-            rosbags.rosbag2.WriterError: `path` exists.
-        """
+    Raises:
+        rosbags.rosbag2.WriterError: `path` exists.
+    """
+
+    def __init__(self, path: Path, context: Context, cameras: Collection[str] = ()) -> None:
+        self.heard: set[str] = set()
+        self._cameras = cameras
         self._node = Node(
             "recorder", context=context, start_parameter_services=False, enable_rosout=False, use_global_arguments=False
         )
@@ -55,15 +64,17 @@ class Recorder:
     def drain(self) -> None:
         """Subscribe to topics that appeared and write every queued message; call it at least five times a second."""
         self._discover()
-        for subscription, connection in self._recorded.values():
+        for topic, (subscription, connection) in self._recorded.items():
             with subscription.handle:
                 while taken := subscription.handle.take_message(subscription.msg_type, True):
                     data, info = taken
                     self._writer.write(connection, info["received_timestamp"], data)
+                    self.heard.add(topic)
 
     def _discover(self) -> None:
-        for topic, types in self._node.get_topic_names_and_types():
-            if topic in self._recorded or topic in self._skipped:
+        known = dict(self._node.get_topic_names_and_types())
+        for topic, types in known.items():
+            if topic in self._recorded or topic in self._skipped or _recoded(topic, known, self._cameras):
                 continue
             publishers = self._node.get_publishers_info_by_topic(topic)
             if not publishers:
@@ -85,6 +96,14 @@ class Recorder:
 
 def _never_spun(_message: bytes) -> None:
     """Stand in for the callback that rclpy asks for; the node is in no executor."""
+
+
+def _recoded(topic: str, known: Collection[str], cameras: Collection[str]) -> bool:
+    """Whether a topic has the images of another one in another coding: listening to it would start an encoder."""
+    plain = next((topic.removesuffix(coding) for coding in _CODINGS if topic.endswith(coding)), topic)
+    alike = {plain, *(plain + coding for coding in _CODINGS)}
+    recorded = alike & {*cameras} or {plain} & {*known}
+    return bool(recorded) and topic not in recorded
 
 
 def _message_class(msgtype: str) -> type | None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from vlaq_ros.ros.recorder import Recorder
 
 TICK_S = 0.05
 ANSWER_TIMEOUT_S = 20.0
+HEARD_S = 3.0  # a recorder hears by then what there is to hear
 LOST_AFTER_S = 2.0  # a call without an answer is repeated, as a node that dies leaves calls unanswered
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -95,11 +96,18 @@ class Station:
         self._children.append(self._stack.enter_context(NodeProcess(module, parameters, environment, log)))
 
     @contextmanager
-    def recording(self, bag: Path) -> Iterator[None]:
-        """Record every topic of the domain into a bag that does not exist yet."""
-        with Recorder(bag, self._context) as recorder:
+    def recording(self, bag: Path, cameras: Collection[str] = (), awaited: Collection[str] = ()) -> Iterator[None]:
+        """Record every topic of the domain.
+
+        Args:
+            bag: that does not exist yet.
+            cameras: topics of images, absolute, of which no other coding is recorded.
+            awaited: topics, absolute, that are waited for, so that nothing of what follows is missed.
+        """
+        with Recorder(bag, self._context, cameras) as recorder:
             self._recorder = recorder
             try:
+                self.wait(lambda: recorder.heard.issuperset(awaited), HEARD_S)
                 yield
             finally:
                 self._recorder = None

@@ -20,6 +20,7 @@ from vlaq_ros.config import AUTO, RobotConfig
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.operator import Operator
 from vlaq_ros.evaluate.referee import Referee
+from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.evaluate.trial import OPERATOR, SERVICE, SIMULATED, TOPIC, Trial, TrialPlan
 from vlaq_ros.evaluate.trial_log import Record, TrialLog, missing
 from vlaq_ros.ros import domain
@@ -85,7 +86,9 @@ class Trials:
         self._pilot = PilotClient(station, plan.pilot)
         self._stand_down(START_TIMEOUT_S)  # whatever a session before left enabled
         station.follow_clock(self._pilot.parameter("use_sim_time"))
-        self._arm = Arm(station, RobotConfig.load(plan.robot))
+        robot = RobotConfig.load(plan.robot)
+        self._arm = Arm(station, robot)
+        self._topics = Topics.of(robot, tuple(robot.cameras), station.node.get_namespace())
         self._arm.check(plan.start)
         self._scene = Scene(station, plan.scene.node) if plan.scene.reset == SERVICE else None
         self._told: bool | None = None  # by the topic of success
@@ -120,7 +123,8 @@ class Trials:
         try:
             self._prepare(trial)
             bag = _unused(self._out / "bags", f"{trial.number:04}")
-            with self._station.recording(self._out / "bags" / bag):
+            awaited = (self._topics.joint_states, self._topics.description, f"{self._plan.pilot}/session")
+            with self._station.recording(self._out / "bags" / bag, self._topics.cameras.values(), awaited):
                 try:
                     success = self._drive(trial)
                 finally:
