@@ -154,6 +154,7 @@ class _Reading:
         lines = [
             *([f"the recording is damaged: {bag.damage}"] if bag.damage else []),
             *_other_robots(bag, topics),
+            *_other_types(bag, topics),
             *(line for it in self._seen for line in self._seen[it].lines(start_ns, end_ns, topics.rates_hz[it])),
             *self._moved.lines(start_ns, end_ns, None),
             *odd_images,
@@ -184,11 +185,12 @@ class _Reading:
         self._last[camera] = message
 
     def _move(self, message: Message) -> None:
-        stamp_ns = messages.header_stamp_ns(message.raw)
+        said = self._bag.deserialize(message)
+        values, _ = messages.joint_state(said, self._joints.message)
+        stamp_ns = messages.stamp_ns(said.header.stamp)
         self._offset_ns = message.received_ns - stamp_ns
         newer = self._moved.hear(stamp_ns)
         if newer and not (self._stamps_ns and stamp_ns // PERIOD_NS <= self._stamps_ns[-1] // PERIOD_NS):
-            values, _ = messages.joint_state(self._bag.deserialize(message), self._joints.message)
             self._stamps_ns.append(stamp_ns)
             self._positions.extend(self._joints.positions(values))
             self._offsets_ns.append(self._offset_ns)
@@ -252,6 +254,13 @@ def _other_robots(bag: OpenBag, topics: Topics) -> Iterator[str]:
             f"the recording has joint states of other robots too, in the namespaces {', '.join(others)}; "
             f"this is {topics.joint_states}, --namespace picks another"
         )
+
+
+def _other_types(bag: OpenBag, topics: Topics) -> Iterator[str]:
+    for topic, expected in topics.types.items():
+        msgtype, _ = bag.topics.get(topic, (expected, 0))
+        if msgtype != expected:
+            yield f"{topic} has {msgtype}, expected {expected}"
 
 
 def _merged(arm: Told | None, gripper: Told | None) -> tuple[Trajectory, ...]:

@@ -71,7 +71,7 @@ class Stamps:
         rate_hz = self.rate_hz()
         if expected_hz is None:
             gaps = np.flatnonzero(steps_ns > _GAP_S * 1e9)
-            what = f"{len(gaps)} gaps"
+            what = f"{len(gaps)} gap{'s' * (len(gaps) > 1)} of more than {_GAP_S} s"
         else:
             if not expected_hz / _RATE_FACTOR <= rate_hz <= expected_hz * _RATE_FACTOR:
                 yield f"{self.name}: {rate_hz:.3g} messages per second, the robot file says {expected_hz:.3g}"
