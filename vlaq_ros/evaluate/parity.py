@@ -26,7 +26,8 @@ class Parity:
         topics: of the robot.
 
     Attributes:
-        commands: how many were replayed and recorded.
+        recorded: commands, how many.
+        commands: how many of them were replayed.
         largest: the largest difference of their points, in position [rad, m], velocity, acceleration or, in seconds,
             time; inf where they have not as many points.
         unmatched: how many were replayed only.
@@ -36,6 +37,7 @@ class Parity:
 
     def __init__(self, bag: Path, reference: Reference, topics: Topics) -> None:
         self._recorded = {_begin_ns(command): command for command in reference.commands}
+        self.recorded = len(reference.commands)
         self._entries = entries(bag, topics)
         self._tick: Tick | None = None
         self.commands = self.unmatched = self.decisions = self.decisions_equal = 0
