@@ -25,15 +25,18 @@ from replay_events import (
     reference,
 )
 
-from vlaq_ros.config import share
+from vlaq_ros.config import RobotConfig, share
 from vlaq_ros.datatypes import Decision, Trajectory, Violations
 from vlaq_ros.evaluate.fail_if import numbers
 from vlaq_ros.evaluate.reference import Reference
 from vlaq_ros.evaluate.replayed import Event, Held
 from vlaq_ros.evaluate.scores import Scores
+from vlaq_ros.joints import JointMap
+from vlaq_ros.observe import Observer
 from vlaq_ros.sim import panda
 
 SCHEMA = json.loads((share() / "config/replay_report.schema.json").read_text())
+JOINTS = JointMap(RobotConfig.load("sim_panda"), panda.JOINT_NAMES)
 BAG = reference()
 FINE, COARSE = Decision("fine", 1.0, "S = 1.00"), Decision("coarse", 0.1, "S = 0.10")
 
@@ -122,6 +125,12 @@ def test_a_replay_of_nothing_knows_nothing_and_says_so() -> None:
     counts = {name for name in numbers() if told[name] == 0}
     assert {"n_answers", "n_commands", "rejected", "held", "replayed_s", "flyable_s"} <= counts
     assert all(told[name] is None for name in ("ee_error_p95_m", "held_per_min", "jerk_rms_rad_s3", "stale_share"))
+
+
+def test_what_was_overtaken_does_not_count() -> None:
+    told = document([answer(BAG, 1.0), answer(BAG, 1.3, flown_rad=0.3, fault="dropped: the task changed meanwhile")])
+    assert told["ee_error_max_m"] == pytest.approx(0, abs=1e-9)
+    assert (told["n_answers"], len(told["answers"]["stamps_ns"])) == (2, 1)
 
 
 def test_the_worst_moments_lie_a_second_apart() -> None:
@@ -260,6 +269,13 @@ def test_stale_inputs_are_counted_in_seconds_by_reason() -> None:
     assert told["stale_s"] == pytest.approx(1.0)
     assert told["flyable_s"] == pytest.approx(0.98)
     assert told["stale_share"] == pytest.approx(1.0 / 1.98, rel=1e-5)
+
+
+def test_a_robot_without_a_task_is_idle_and_its_inputs_are_not_stale() -> None:
+    observer = Observer(("front",), JOINTS, max_image_age_s=0.3, max_camera_skew_s=0.1, max_joint_age_s=0.2)
+    idle = [look(1 + 0.02 * k, 0.1, "fine", *observer.blocking(ns(1 + 0.02 * k))) for k in range(50)]
+    told = document([look(0.98, 0.1), *idle])
+    assert (told["idle_s"], told["stale_s"], told["stale_share"]) == (pytest.approx(1.0), 0.0, None)
 
 
 def test_time_that_jumps_is_no_time() -> None:

@@ -1,7 +1,7 @@
 """How far the chunks of a replay are off: from what was recorded, and from those of the finest precision.
 
 A chunk counts while it is in force: from when it takes over until its successor does, at least its first step that is
-then still ahead. Its error is the largest of these steps, whether or not its command was sent.
+then still ahead. Its error is the largest of these steps. What safety refused counts as if it had been followed.
 """
 
 from __future__ import annotations

@@ -57,8 +57,10 @@ class Crossings:
         self._passed_ns = 0  # when the half was last passed
 
     def push(self, stamps_ns: IntArray, positions_m: FloatArray) -> None:
-        """Go on with positions [K] at rising times; one that is nan, or a long gap, is a pause."""
+        """Go on with positions [K]; nan or a long gap is a pause, and what is not later is passed over."""
         for stamp_ns, height_m in zip(stamps_ns.tolist(), (positions_m - self._half_m).tolist(), strict=True):
+            if self._last is not None and stamp_ns <= self._last[0]:
+                continue
             if np.isnan(height_m) or (self._last is not None and stamp_ns - self._last[0] > _GAP_NS):
                 self.pause()
             if not np.isnan(height_m):

@@ -11,6 +11,7 @@ from vlaq_ros.datatypes import Decision
 from vlaq_ros.evaluate.replayed import Look
 
 _KEPT_S = 10.0  # that an inference may take beyond the dwell; its decision is found among the looks of that time
+_IDLE = "instruction:"  # how the observer begins the reason of a robot without a task
 _LONGEST_S = 1.0  # between two looks; longer, nobody looked meanwhile
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(\.\d+)?(?![\w.])")  # of its own, not a part of a name
 
@@ -25,14 +26,15 @@ class Looks:
 
     Attributes:
         flyable_s: bag time in which an observation could be made.
-        stale_s: in which none could.
+        idle_s: in which the robot was asked for nothing.
+        stale_s: in which it was, and no observation could be made.
         stale_by_reason_s: how long each reason blocked; its numbers are replaced by N. Several may block at once.
         late_s: how long the arm would have braked or rested for want of a chunk.
         jumps: how often joint states jumped.
     """
 
     def __init__(self, dwell_s: float) -> None:
-        self.flyable_s = self.stale_s = self.late_s = 0.0
+        self.flyable_s = self.idle_s = self.stale_s = self.late_s = 0.0
         self.stale_by_reason_s: defaultdict[str, float] = defaultdict(float)
         self.jumps = 0
         self._dwell_ns = round(dwell_s * 1e9)
@@ -56,10 +58,12 @@ class Looks:
         self.late_s += min(look.late_s, since_s)
         if not look.blocking:
             self.flyable_s += since_s
-            return
-        self.stale_s += since_s
-        for kind in {without_numbers(reason) for reason in look.blocking}:
-            self.stale_by_reason_s[kind] += since_s
+        elif any(reason.startswith(_IDLE) for reason in look.blocking):
+            self.idle_s += since_s
+        else:
+            self.stale_s += since_s
+            for kind in {without_numbers(reason) for reason in look.blocking}:
+                self.stale_by_reason_s[kind] += since_s
 
     def sensitivity(self, decision: Decision) -> float:
         """The S that a decision acts on: a threshold above it lets the coarser precision serve.

@@ -65,6 +65,7 @@ class Scores:
         self._opening_m = opening(reference.positions[:, -1], limits_m)
         self._crossings = {name: Crossings(self._opening_m) for name in (RECORDED, FLOWN, *precisions)}
         self._open: tuple[Answer, Trajectory, float] | None = None  # the last one, what its chunk asks for, and S
+        self._answers = 0
         self._first_ns: int | None = None
         self._last_ns = 0
         self._brake_ns: int | None = None  # when the last command begins to brake for want of a successor
@@ -161,9 +162,10 @@ class Scores:
             "bag_s": number(bag_s),
             "replayed_s": number(replayed_s),
             "flyable_s": number(looks.flyable_s),
+            "idle_s": number(looks.idle_s),
             "stale_s": number(looks.stale_s),
             "stale_share": share(looks.stale_s, seen_s),
-            "n_answers": len(errors),
+            "n_answers": self._answers,
             "n_commands": commands,
             "ee_error_p50_m": percentile(flown[:, 0], 50),
             "ee_error_p95_m": percentile(flown[:, 0], 95),
@@ -219,6 +221,7 @@ class Scores:
 
     def _take_answer(self, answer: Answer) -> None:
         self._close(answer.took_over_ns)
+        self._answers += 1
         for name, seconds in answer.inference_s.items():
             self._inference_s[name].append(seconds)
         chunk, command, observed = answer.chunk, answer.command, answer.observation.joint_positions
@@ -230,8 +233,9 @@ class Scores:
                 joint_names=self._kinematics.joint_names,
                 stamp_ns=chunk.stamp_ns,
             )
-            without_images = replace(answer, observation=replace(answer.observation, images={}))
-            self._open = without_images, alone, self._looks.sensitivity(answer.decision)
+            if command is not None or answer.rejected:  # else it was overtaken: nobody would have followed it
+                without_images = replace(answer, observation=replace(answer.observation, images={}))
+                self._open = without_images, alone, self._looks.sensitivity(answer.decision)
             if command is not None:
                 self._executed.take_over(command.trajectory, alone, answer.took_over_ns)
                 self._count(command, answer.took_over_ns, brake_ns=alone.stamp_ns + int(alone.times_ns[-1]))
