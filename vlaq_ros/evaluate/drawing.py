@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
 
 from vlaq_ros.control.kinematics import Kinematics
-from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import FloatArray, ImageArray, IntArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.answer_errors import FLOWN
 from vlaq_ros.evaluate.looks import without_numbers
+from vlaq_ros.evaluate.reference import Reference
 from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.evaluate.report import PALETTE
 from vlaq_ros.policy.engine import FULL
-
-if TYPE_CHECKING:
-    from vlaq_ros.evaluate.reference import Reference
 
 LOOKS = 3000
 FRAMES = 128  # of all cameras together
@@ -34,7 +31,7 @@ LATENCIES_S: FloatArray = np.geomspace(1e-3, 10.0, 81)  # edges of the histogram
 _FRAME_PX = 160  # wide
 _JPEG_QUALITY = 78
 _DIGITS = 4  # 0.1 mrad, 0.1 mm, 0.1 ms
-LATE = "the arm would have waited for a chunk, at rest or braking"
+_LATE = "the arm would have waited for a chunk, at rest or braking"
 
 Kept = TypeVar("Kept")
 
@@ -90,7 +87,6 @@ class Drawing:
 
     Args:
         reference: what the arm did and was told.
-        rules: that the controller chooses by, finest first.
         cameras: their names, in the order of their strips.
         kinematics: of the arm.
 
@@ -98,18 +94,14 @@ class Drawing:
         start_ns: where its times begin.
     """
 
-    def __init__(
-        self, reference: Reference, rules: Sequence[PrecisionRule], cameras: Sequence[str], kinematics: Kinematics
-    ) -> None:
+    def __init__(self, reference: Reference, cameras: Sequence[str], kinematics: Kinematics) -> None:
         self._reference, self._kinematics = reference, kinematics
         self.start_ns, self._end_ns = span = reference.start_ns, reference.end_ns
-        self._rules = tuple(rules)
         self._moments = Slots[_Moment](*span, LOOKS)
         self._frames = {name: Slots[tuple[int, bytes, float]](*span, FRAMES // len(cameras)) for name in cameras}
         self._chunks = Slots[_Chunk](*span, CHUNKS)
         self._marks = {kind: Slots[tuple[int, str]](*span, MARKS) for kind in ("jump", "brake", "none")}
         self._latencies: dict[str, IntArray] = {}
-        self._joints: tuple[str, ...] = ()
         self._jump = ""
 
     def take(self, event: Event) -> None:
@@ -129,7 +121,7 @@ class Drawing:
         if frames.at(seen.stamp_ns) is None:
             try:
                 image = seen.decode()
-            except VlaqError:  # the scores count it; the next image may be whole
+            except VlaqError:  # the next one may be whole
                 return
             frames.keep(seen.stamp_ns, (seen.stamp_ns, _jpeg(image), round(image.shape[1] / image.shape[0], 3)))
 
@@ -151,7 +143,6 @@ class Drawing:
         stamp_ns = answer.observation.stamp_ns
         if answer.command is None:
             self._mark("none", stamp_ns, answer.fault)
-        self._joints = answer.observation.joint_names
         if answer.chunk is not None and self._chunks.at(stamp_ns) is None:
             start = answer.observation.joint_positions
             targets = {FLOWN: self._kinematics.joint_targets(answer.chunk, start), **answer.targets}
@@ -167,8 +158,7 @@ class Drawing:
         """Give what was kept as JSON has it; times are in s since the begin of the bag, precisions by name."""
         moments, chunks = self._moments.values(), self._chunks.values()
         return {
-            "duration_s": (self._end_ns - self.start_ns) * 1e-9,
-            "precisions": self._precisions(),
+            "duration_s": self._seconds(self._end_ns),
             "instructions": [[self._seconds(stamp_ns), text] for stamp_ns, text in self._reference.instructions],
             "frames": {
                 camera: [
@@ -184,7 +174,7 @@ class Drawing:
             "spans": {
                 "precision": self._spans([(moment.stamp_ns, moment.precision) for moment in moments]),
                 "blocked": self._spans([(moment.stamp_ns, moment.blocking) for moment in moments]),
-                "late": self._spans([(moment.stamp_ns, LATE if moment.late else "") for moment in moments]),
+                "late": self._spans([(moment.stamp_ns, _LATE if moment.late else "") for moment in moments]),
             },
             "marks": {
                 kind: [[self._seconds(stamp_ns), text] for stamp_ns, text in kept.values()]
@@ -205,22 +195,13 @@ class Drawing:
             },
         }
 
-    def _precisions(self) -> list[dict[str, Any]]:
-        rows = [
-            {"name": rule.name, "colour": colour, "threshold": rule.threshold}
-            for rule, colour in zip(self._rules, cycle(PALETTE[:-1]), strict=False)
-        ]
-        flown = {"name": FLOWN, "colour": "var(--ink)", "threshold": None}
-        full = {"name": FULL, "colour": PALETTE[-1], "threshold": None}
-        return [flown, *([full] if FULL in self._latencies else []), *rows]
-
     def _recorded(self) -> dict[str, Any]:
         """Give the joints as they were measured and told, thinned."""
         stamps_ns = self._reference.stamps_ns
         picked = np.unique(np.linspace(0, len(stamps_ns), RECORDED, endpoint=False).astype(int))[: len(stamps_ns)]
         measured, told = self._reference.positions[picked], self._reference.at(stamps_ns[picked])
         return {
-            "names": self._joints,
+            "names": self._kinematics.joint_names,
             "t": [self._seconds(int(stamp_ns)) for stamp_ns in stamps_ns[picked]],
             "measured": [numbers(column) for column in measured.T],
             "told": [numbers(column) for column in told.T] if self._reference.source == "commands" else [],
@@ -238,6 +219,12 @@ class Drawing:
 
     def _seconds(self, stamp_ns: int) -> float:
         return round((stamp_ns - self.start_ns) * 1e-9, 3)
+
+
+def colours(document: Mapping[str, Any]) -> dict[str, str]:
+    """Give the colour of every precision of a report.json, finest first, as our other figures have them."""
+    full = {FULL: PALETTE[-1]} if FULL in document["precisions"] else {}
+    return full | dict(zip(document["thresholds"], cycle(PALETTE[:-1]), strict=False))
 
 
 def numbers(values: Iterable[float]) -> list[float | None]:

@@ -4,7 +4,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const LEFT = 54, RIGHT = 14, FANS = 60; // px, px, chunks drawn at once
 const DECADES = [0.001, 0.01, 0.1, 1].flatMap((power) => [1, 2, 5].map((factor) => factor * power)).concat(10);
-const colours = Object.fromEntries(data.precisions.map((one) => [one.name, one.colour]));
+const { colours } = data;
 const paint = (one) => `stroke:${colours[one]};--fill:${colours[one]}`;
 const hidden = new Set();
 const view = { from: 0, to: data.duration_s, joint: "", against: Object.keys(data.errors.of)[0] };
@@ -15,7 +15,7 @@ const escape = (text) => String(text).replace(/[&<>"]/g, (sign) => `&#${sign.cha
 const tag = (name, facts, inner = "") =>
   `<${name}${Object.entries(facts).map(([key, value]) => ` ${key}="${escape(value)}"`).join("")}>${inner}</${name}>`;
 const label = (x, y, text, facts = {}) => tag("text", { x, y, ...facts }, escape(text));
-const shown = () => data.precisions.map((one) => one.name).filter((name) => !hidden.has(name));
+const shown = () => Object.keys(colours).filter((one) => !hidden.has(one));
 const short = (value) => (value === null ? "not known" : Number(value.toPrecision(3)).toString());
 
 const mm = (values) => values.map((value) => (value === null ? null : 1e3 * value));
@@ -111,9 +111,9 @@ const strip = (camera) => (width) => {
 function sensitivity(width) {
   const { t, s } = data.sensitivity, high = 1.06 * Math.max(extent([[t, s]])[1], 0.5), on = now(width, 170, [0, high], { title: "sensitivity S of the motion, and the precision it asks for" });
   const bands = spans(on, data.spans.precision, ([, , one]) => ({ fill: colours[one], class: "band" }));
-  const lines = data.precisions.slice(0, -1).filter(({ threshold: at }) => at > 0 && at < high).map((one) =>
-    tag("line", { x1: 0, x2: on.w, y1: on.py(one.threshold), y2: on.py(one.threshold), stroke: one.colour, class: "limit" })
-    + label(on.w - 6, on.py(one.threshold) - 5, `above: ${one.name}`, { "text-anchor": "end", class: "name" }));
+  const lines = Object.entries(data.thresholds).slice(0, -1).filter(([, at]) => at > 0 && at < high).map(([one, at]) =>
+    tag("line", { x1: 0, x2: on.w, y1: on.py(at), y2: on.py(at), style: paint(one), class: "limit" })
+    + label(on.w - 6, on.py(at) - 5, `above: ${one}`, { "text-anchor": "end", class: "name" }));
   const curve = tag("path", { d: path(t, s, on, [view.from, view.to]), class: "curve" });
   return on.draw(bands + hatched(on) + lines.join("") + curve);
 }

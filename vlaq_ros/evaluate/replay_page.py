@@ -15,7 +15,7 @@ import numpy as np
 
 from vlaq_ros.config import share
 from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.drawing import Drawing, colours
 from vlaq_ros.evaluate.fail_if import SCHEMA
 from vlaq_ros.evaluate.spread import column
 
@@ -62,14 +62,19 @@ def write(
         failed: sentences on what was asked for and does not hold.
     """
     data = drawing.data()
-    shown = {name: document[name] for name in ("horizon", "by_sensitivity", "counterfactual")}
-    data |= shown | {"errors": _errors(document["answers"], drawing.start_ns), "bound_mm": bound_m and 1e3 * bound_m}
+    painted = {FLOWN: "var(--ink)", **colours(document)}
+    data |= {name: document[name] for name in ("thresholds", "horizon", "by_sensitivity", "counterfactual")}
+    data |= {
+        "colours": painted,
+        "errors": _errors(document["answers"], drawing.start_ns),
+        "bound_mm": bound_m and 1e3 * bound_m,
+    }
     schema = _schema()
     sections = [
         _head(document, schema, failed),
         _timeline(data, _worst(document, drawing.start_ns)),
         _charts(document),
-        _precisions(document, data["precisions"]),
+        _precisions(document, painted),
         _scalars(document, schema),
     ]
     inline = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -178,8 +183,8 @@ def _listed(title: str, lines: Sequence[str]) -> str:
 
 def _timeline(data: Mapping[str, Any], worst: str) -> str:
     chips = "".join(
-        f'<button data-precision="{escape(one["name"])}" aria-pressed="true">{_chip(one)}</button>'
-        for one in data["precisions"]
+        f'<button data-precision="{escape(name)}" aria-pressed="true">{_chip(name, colour)}</button>'
+        for name, colour in data["colours"].items()
     )
     zoom = "".join(
         f'<button id="{name}" title="{title}">{sign}</button>'
@@ -220,8 +225,8 @@ def _choice(name: str, options: Iterable[str]) -> str:
     return f'<select name="{name}" aria-label="{name}">{listed}</select>'
 
 
-def _chip(precision: Mapping[str, Any]) -> str:
-    return f'<i style="background:{precision["colour"]}"></i>{escape(precision["name"])}'
+def _chip(name: str, colour: str) -> str:
+    return f'<i style="background:{colour}"></i>{escape(name)}'
 
 
 def _worst(document: Document, start_ns: int) -> str:
@@ -252,9 +257,9 @@ def _charts(document: Document) -> str:
     return _section("In numbers", f'<div class="charts">{boxes}</div>')
 
 
-def _precisions(document: Document, precisions: Sequence[Mapping[str, Any]]) -> str:
+def _precisions(document: Document, painted: Mapping[str, str]) -> str:
     """Lay out what is known of each precision, and of what flew."""
-    errors, columns = document["errors"], {one["name"]: one for one in precisions}
+    errors = document["errors"]
     heads = ["", "tool from recorded", "from the finest", "inference", "share of chunks", "gripper late", "missed"]
     rows = []
     for name in (FLOWN, *document["precisions"]):
@@ -262,7 +267,7 @@ def _precisions(document: Document, precisions: Sequence[Mapping[str, Any]]) -> 
         gripper = document["gripper"]["predicted"][name]
         rows.append(
             [
-                _chip(columns[name]),
+                _chip(name, painted[name]),
                 _spread("_m", errors[RECORDED][name]["ee_m"]),
                 _spread("_m", deviation["ee_m"]) if deviation else "",
                 _spread("_s", document["inference_s"][name]) if name in document["inference_s"] else "",

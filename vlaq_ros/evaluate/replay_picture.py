@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing
+from vlaq_ros.evaluate.drawing import Drawing, colours
 from vlaq_ros.evaluate.report import SHADE
 
 FANS = 60  # chunks
@@ -37,14 +37,14 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
         document: its report.json.
     """
     data = drawing.data()
-    colours = {one["name"]: one["colour"] for one in data["precisions"]} | {FLOWN: _INK}
+    painted = {FLOWN: _INK, **colours(document)}
     heights = [*[_STRIP_IN] * len(data["frames"]), 1.8, 1.5, 1.8]
     figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained", facecolor="white")
     *strips, motion, errors, joint = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     for axes, (camera, frames) in zip(strips, data["frames"].items(), strict=True):
         _strip(axes, camera, frames, data["duration_s"])
     for start_s, end_s, name in data["spans"]["precision"]:
-        motion.axvspan(start_s, end_s, color=colours[name], alpha=SHADE, linewidth=0)
+        motion.axvspan(start_s, end_s, color=painted[name], alpha=SHADE, linewidth=0)
     for axes in (motion, errors):
         for start_s, end_s, _ in data["spans"]["blocked"]:
             axes.axvspan(start_s, end_s, facecolor="none", edgecolor="0.5", hatch="///", linewidth=0)
@@ -56,15 +56,15 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
     for name, values in answers["ee_error_m"][RECORDED].items():
         if name != FLOWN or not document["precisions"]:
             broken = np.insert(1e3 * _known(values), pauses, np.nan)
-            errors.plot(np.insert(times_s, pauses, np.nan), broken, color=colours[name], linewidth=1)
+            errors.plot(np.insert(times_s, pauses, np.nan), broken, color=painted[name], linewidth=1)
     errors.set(ylabel="error of the tool [mm]", ylim=(0, None))
-    _joint(joint, data, colours, document["precisions"] or [FLOWN])
+    _joint(joint, data, painted, document["precisions"] or [FLOWN])
     joint.set(xlabel="time [s]", xlim=(0, data["duration_s"]))
     for axes in (motion, errors, joint):
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels((motion, errors, joint))
     handles: list[Artist] = [
-        *(Patch(color=colours[name], label=name) for name in document["precisions"]),
+        *(Patch(color=painted[name], label=name) for name in document["precisions"]),
         Patch(facecolor="none", edgecolor="0.5", hatch="///", label="no observation possible"),
         Line2D([], [], color=_TOLD, linewidth=3, label="recorded"),
         Line2D([], [], color=_INK, linewidth=0.8, label="predicted chunks"),
@@ -90,7 +90,7 @@ def _strip(axes: Axes, camera: str, frames: Sequence[tuple[float, str, float]], 
             )
 
 
-def _joint(axes: Axes, data: Mapping[str, Any], colours: Mapping[str, str], names: Sequence[str]) -> None:
+def _joint(axes: Axes, data: Mapping[str, Any], painted: Mapping[str, str], names: Sequence[str]) -> None:
     """Draw the joint that moves most: recorded, and chunks as they were predicted."""
     recorded = data["joints"]
     told = np.array([_known(column) for column in recorded["told"] or recorded["measured"]])
@@ -100,7 +100,7 @@ def _joint(axes: Axes, data: Mapping[str, Any], colours: Mapping[str, str], name
         times_s = chunk["t"] + np.array(chunk["steps"])
         for name in names:
             if name in chunk["lines"]:
-                axes.plot(times_s, _known(chunk["lines"][name][moving]), color=colours[name], linewidth=0.8)
+                axes.plot(times_s, _known(chunk["lines"][name][moving]), color=painted[name], linewidth=0.8)
         axes.plot(chunk["t"], next(iter(chunk["lines"].values()))[moving][0], ".", color=_INK, markersize=3)
     axes.set_ylabel(f"{recorded['names'][moving]} [rad]")
 

@@ -119,7 +119,7 @@ class Plan:
             step_s=spec.step_s,
             dwell_s=config.dwell_s,
         )
-        drawing = Drawing(reference, chosen_by, spec.cameras, kinematics)
+        drawing = Drawing(reference, spec.cameras, kinematics)
         parity = Parity(bag, reference, topics) if latency is RECORDED else None
         sinks: list[Sink] = [scores, drawing, *filter(None, [parity])]
         events = replay(
