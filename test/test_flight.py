@@ -27,12 +27,12 @@ from vlaq_ros.datatypes import (
     Observation,
     Trajectory,
 )
-from vlaq_ros.errors import UnknownInstructionError
+from vlaq_ros.errors import UnknownInstructionError, UnknownPrecisionError
 from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
-from vlaq_ros.journal import Entry
-from vlaq_ros.observe import Observer
+from vlaq_ros.journal import Entry, Fetch, Tick
+from vlaq_ros.observe import JOINT_STATES, Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.sim import panda
 
@@ -576,3 +576,100 @@ def test_time_that_jumps_back_goes_on_at_once(bench: Bench) -> None:
     count = len(bench.commands)
     bench.ticks(20)
     assert len(bench.commands) > count, "a brake of a time that is over does not count"
+
+
+# ---- what a replay repeats
+
+
+def test_what_is_inferred_from_is_what_the_tick_saw(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    slow = ThreadPoolExecutor(max_workers=1)
+    asked = threading.Event()
+    slow.submit(asked.wait, PATIENCE_S)
+    bench.flight._executor = slow  # that has not come to the inference when more is seen
+    bench.now_ns += 20 * MS
+    bench.see()
+    seen_ns = bench.now_ns
+    bench.flight.tick(bench.now_ns, bench.steady_ns)
+    bench.flight.select("coarse")
+    for _ in range(5):
+        bench.now_ns += 20 * MS
+        bench.see()
+        bench.flight.tick(bench.now_ns, bench.steady_ns)
+    assert bench.flight.pilot.decision.precision == "coarse"
+    asked.set()
+    bench.fetch()
+    slow.shutdown()
+    [command] = bench.commands
+    assert command.observation_stamp_ns == seen_ns
+    assert command.decision.precision == "fine"
+
+
+def test_every_tick_is_noted_with_what_it_saw(bench: Bench) -> None:
+    bench.tick()
+    bench.observer.push_instruction(TASK)
+    bench.gate.enabled = False
+    bench.flight.select("coarse")
+    bench.tick(camera=False)
+    bench.gate.enabled = True
+    bench.tick()
+    first, closed, begun = (entry for entry in bench.notes if isinstance(entry, Tick))
+    assert first == Tick(
+        first.now_ns,
+        20 * MS,
+        {"front": first.now_ns, JOINT_STATES: first.now_ns},
+        kept=1,
+        instruction="",
+        open=True,
+        asked="auto",
+        precision="fine",
+        sensitivity=None,
+        began=True,
+    )
+    assert closed.newest_ns == {"front": first.now_ns, JOINT_STATES: first.now_ns + 20 * MS}
+    assert (closed.kept, closed.instruction, closed.open) == (2, TASK, False)
+    assert (closed.asked, closed.precision, closed.began) == ("coarse", "coarse", False)
+    assert begun.began
+
+
+def test_every_answer_is_noted_and_why_it_was_not_sent(bench: Bench) -> None:
+    bench.tick()
+    bench.observer.push_instruction(TASK)
+    bench.stall()
+    bench.now_ns += 100 * MS
+    bench.policy.free.set()
+    bench.fetch()
+    bench.stall()
+    bench.gate.enabled = False
+    bench.policy.free.set()
+    bench.fetch()
+    blocked, sent, dropped = (entry for entry in bench.notes if isinstance(entry, Fetch))
+    assert (blocked.readings_ns, blocked.draws, blocked.why) == ((), 0, "instruction: none given")
+    [command] = bench.commands
+    begin_ns, end_ns = sent.readings_ns
+    assert begin_ns == command.observation_stamp_ns
+    assert end_ns == command.trajectory.stamp_ns + command.trajectory.times_ns[0]
+    assert (sent.draws, sent.delays_s, sent.why, sent.precision, sent.failed) == (1, (), "", "fine", False)
+    assert dropped.why.startswith("dropped: ")
+    assert (dropped.draws, len(dropped.delays_s), dropped.open) == (2, 1, False)
+
+
+def test_a_precision_that_fails_is_noted(bench: Bench) -> None:
+    bench.observer.push_instruction(TASK)
+    bench.policy.error, bench.policy.failing = MemoryError("no room"), ("fine",)
+    bench.ticks(2)
+    failed, sent = (entry for entry in bench.notes if isinstance(entry, Fetch))
+    assert (failed.failed, failed.precision, len(failed.readings_ns)) == (True, "fine", 1)
+    assert (sent.failed, sent.precision, sent.why) == (False, "coarse", "")
+
+
+def test_what_is_asked_for_is_noted_once_it_is_known(bench: Bench) -> None:
+    bench.flight.select("coarse")
+    bench.tick()
+    with pytest.raises(UnknownPrecisionError):
+        bench.flight.select("w3")
+    bench.tick()
+    bench.flight.select("auto")
+    bench.tick()
+    ticks = [entry for entry in bench.notes if isinstance(entry, Tick)]
+    assert [(tick.asked, tick.precision) for tick in ticks] == [("coarse", "coarse")] * 2 + [("auto", "fine")]
