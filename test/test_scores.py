@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -24,19 +25,34 @@ from replay_events import (
     ns,
     reference,
 )
+from replayable import ROBOT, record
 
-from vlaq_ros.config import RobotConfig, share
-from vlaq_ros.datatypes import Decision, Trajectory, Violations
+from vlaq_ros.config import PilotConfig, share
+from vlaq_ros.control.chunks import step_times
+from vlaq_ros.datatypes import (
+    ActionChunk,
+    ActionSpace,
+    Decision,
+    FloatArray,
+    Guide,
+    Observation,
+    Trajectory,
+    Violations,
+)
 from vlaq_ros.evaluate.fail_if import numbers
 from vlaq_ros.evaluate.reference import Reference
+from vlaq_ros.evaluate.replay import replay
 from vlaq_ros.evaluate.replayed import Event, Held
 from vlaq_ros.evaluate.scores import Scores
+from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
+from vlaq_ros.policy.manifest import PrecisionPlan
+from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda
 
 SCHEMA = json.loads((share() / "config/replay_report.schema.json").read_text())
-JOINTS = JointMap(RobotConfig.load("sim_panda"), panda.JOINT_NAMES)
+JOINTS = JointMap(ROBOT, panda.JOINT_NAMES)
 BAG = reference()
 FINE, COARSE = Decision("fine", 1.0, "S = 1.00"), Decision("coarse", 0.1, "S = 0.10")
 
@@ -331,6 +347,47 @@ def test_what_counts_is_the_largest_s_of_the_dwell() -> None:
 def test_a_document_says_how_far_it_came() -> None:
     told = document([look(0.0, 0.1), look(5.0, 0.1)])
     assert (told["bag_s"], told["replayed_s"]) == (20.0, 5.0)
+
+
+class Follower:
+    """A policy that asks for what was recorded, turned about the arm's base by so much at each precision."""
+
+    noise_shape, guidable = (STEPS, 8), False
+
+    def __init__(self, spec: PolicySpec, recorded: Reference, off_rad: dict[str, float]) -> None:
+        self.spec = spec
+        self.plans = [PrecisionPlan(name, 16, 1, -float(k)) for k, name in enumerate(off_rad)]
+        self.precisions = tuple(off_rad)
+        self._recorded, self._off_rad = recorded, off_rad
+
+    def infer(
+        self, observation: Observation, precision: str, noise: FloatArray, guide: Guide | None = None
+    ) -> ActionChunk:
+        stamps_ns = observation.stamp_ns + step_times(len(noise), STEP_S)
+        actions = self._recorded.at(np.minimum(stamps_ns, self._recorded.end_ns))
+        actions[:, :-1] -= observation.joint_positions[:-1]
+        actions[:, 0] += self._off_rad[precision]
+        return ActionChunk(observation.stamp_ns, STEP_S, ActionSpace.JOINT, actions)
+
+
+def test_a_recording_that_is_replayed_is_scored(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The events of a real replay, of a policy whose errors are known."""
+    bag, spec = record(tmp_path / "bag"), PolicySpec.load(tiny_bundle)
+    topics = Topics.of(ROBOT, spec.cameras, "")
+    recorded = Reference.read(bag, topics, JOINTS)
+    policy = Follower(spec, recorded, {"fine": 0.0, "coarse": 0.01})
+    config = PilotConfig(precision="coarse")
+    shadows = dict.fromkeys(policy.precisions, policy)
+    events = replay(bag, policy, recorded, topics, JOINTS, robot=ROBOT, config=config, shadows=shadows, latency=0.1)
+    told = document(events, recorded)
+    assert told["n_answers"] == told["n_commands"] > 5
+    assert told["ee_deviation_p95_m"] == pytest.approx(chord_m(0.01), rel=1e-3)
+    assert told["errors"]["recorded"]["fine"]["ee_m"]["max"] == pytest.approx(0, abs=1e-6)
+    assert told["errors"]["recorded"]["coarse"]["ee_m"]["p95"] == pytest.approx(chord_m(0.01), rel=1e-3)
+    assert 0.1 * chord_m(0.01) < told["ee_error_p50_m"] < 1.5 * chord_m(0.01)
+    assert (told["stale_s"], told["rejected"], told["cheap_share"]) == (0.0, 0, 1.0)
+    assert told["flyable_s"] > 2
+    assert 0.1 <= told["latency_p50_s"] <= 0.1 + 0.08 + 0.02  # the image may be 80 ms old, a tick is 20 ms
 
 
 @settings(max_examples=25, deadline=None)

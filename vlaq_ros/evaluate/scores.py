@@ -66,8 +66,7 @@ class Scores:
         self._crossings = {name: Crossings(self._opening_m) for name in (RECORDED, FLOWN, *precisions)}
         self._open: tuple[Answer, Trajectory, float] | None = None  # the last one, what its chunk asks for, and S
         self._answers = 0
-        self._first_ns: int | None = None
-        self._last_ns = 0
+        self._last_ns = reference.start_ns
         self._brake_ns: int | None = None  # when the last command begins to brake for want of a successor
         self._served: list[str] = []  # precisions of the commands
         self._latency_s: dict[str, list[float]] = defaultdict(list)  # from observation to command, by precision
@@ -84,7 +83,6 @@ class Scores:
         if isinstance(event, Seen):
             return
         stamp_ns = event.took_over_ns if isinstance(event, Answer) else event.stamp_ns
-        self._first_ns = stamp_ns if self._first_ns is None else self._first_ns
         self._last_ns = max(self._last_ns, stamp_ns)
         if isinstance(event, Look):
             self._looks.take(event)
@@ -111,7 +109,7 @@ class Scores:
         reference, errors, looks = self._reference, self._errors, self._looks
         served = [rule.name for rule in self._rules]
         bag_s = (reference.end_ns - reference.start_ns) * 1e-9
-        replayed_s = 0.0 if self._first_ns is None else (self._last_ns - reference.start_ns) * 1e-9
+        replayed_s = (self._last_ns - reference.start_ns) * 1e-9
         return {
             "format_version": FORMAT_VERSION,
             "bag": self._bag,
