@@ -591,6 +591,16 @@ def test_a_replay_in_which_nothing_happened_has_a_page(tmp_path: Path) -> None:
     assert facts["frames"] == 0
 
 
+@in_browser
+def test_a_replay_that_errs_nowhere_has_a_page(demo: tuple[Drawing, dict[str, Any]], tmp_path: Path) -> None:
+    answers = {"stamps_ns": [ns(1), ns(2)], "ee_error_m": {"recorded": {"flown": [0.0, 0.0]}, "finest": None}}
+    horizon = {"step_s": 0.05, "recorded": {"flown": {"p50": [0.0] * 9, "p95": [0.0] * 9}}, "finest": None}
+    write(tmp_path / "report.html", demo[0], {**demo[1], "answers": answers, "horizon": horizon})
+    facts = looked_at(tmp_path / "report.html", LOOK, "--window-size=1200,1400")
+    assert facts["broken"] == []
+    assert min(facts["charts"]) >= 1
+
+
 def test_the_package_ships_the_page() -> None:
     patterns = setup_arguments()["package_data"]["vlaq_ros.evaluate"]
     shipped = {file.name for pattern in patterns for file in (PACKAGE / "evaluate").glob(pattern)}
