@@ -34,6 +34,7 @@ def plan(tiny_bundle: Path) -> Plan:
         namespace="",
         instruction="",
         urdf="",
+        thresholds="",
         latency=None,
         conditions=(),
         bound_m=None,

@@ -57,6 +57,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--urdf", type=Path, metavar="FILE", help="in the place of the recorded description, or where there is none"
     )
     parser.add_argument(
+        "--thresholds",
+        default="",
+        metavar="NAME=S,...",
+        help="of S, such as --fit-thresholds finds them (the recorded pilot's, or the model's)",
+    )
+    parser.add_argument(
         "--latency",
         type=_latency,
         metavar="SECONDS",
@@ -140,6 +146,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         namespace=arguments.namespace,
         instruction=arguments.instruction,
         urdf=urdf,
+        thresholds=arguments.thresholds,
         conditions=conditions,
         bound_m=next((it.limit for it in conditions if it.name.startswith("ee_error")), arguments.fit_thresholds),
         latency=Pace(arguments.latency) if isinstance(arguments.latency, str) else arguments.latency,

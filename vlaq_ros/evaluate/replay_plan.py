@@ -31,9 +31,11 @@ from vlaq_ros.evaluate.replay_picture import write_picture
 from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.evaluate.replayed import Event, Look
 from vlaq_ros.evaluate.scores import Scores
+from vlaq_ros.evaluate.session import Session
 from vlaq_ros.evaluate.threshold_fit import Samples
 from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
+from vlaq_ros.policy.engine import FULL
 from vlaq_ros.policy.spec import PolicySpec
 
 REPORT, PAGE, PICTURE, ANNOTATED = ARTIFACTS = "report.json", "report.html", "timeline.png", "annotated"
@@ -71,6 +73,7 @@ class Plan:
     namespace: str  # of the recorded robot
     instruction: str  # in the place of the recorded ones; empty: those
     urdf: str  # in the place of the recorded one; empty: that
+    thresholds: str  # of S, as the pilot's parameter says them; empty: the recorded pilot's, or the model's
     latency: Latency | None  # None: as recorded, where the bag has a journal, else LATENCY_S
     conditions: tuple[Condition, ...]  # that fail a bag
     bound_m: float | None  # that errors at the tool are to keep; None where none is set
@@ -105,13 +108,13 @@ class Plan:
         if not urdf:
             raise NoRecordedDescriptionError(bag, topics.description)
         kinematics = Kinematics(urdf, joints.urdf, self.robot.tool_frame)
-        config, latency = self._timing(bag, topics, reference)
+        config, latency = self._flown(bag, topics, reference)
         torch.set_num_threads(config.threads)
         policy, shadows = self.policies.load()
 
         chosen_by = rules(policy.plans, config.thresholds)
         scores = Scores(
-            bag.name,
+            str(bag),
             reference,
             kinematics,
             self.policies.shadows,
@@ -155,14 +158,16 @@ class Plan:
             raise UnwrittenReportError(out, str(error)) from None
         return Replayed(bag, out, document, scores.samples(), failing, stopped=not whole)
 
-    def _timing(self, bag: Path, topics: Topics, reference: Reference) -> tuple[PilotConfig, Latency]:
-        """Take the recorded pilot's configuration, where it is known, and the latency that is asked for."""
+    def _flown(self, bag: Path, topics: Topics, reference: Reference) -> tuple[PilotConfig, Latency]:
+        """Configure the pilot as the recorded one was, where that is known, but for what is asked for."""
         recorded = session(bag, topics) if reference.journal else None
         config = PilotConfig() if recorded is None else recorded.config()
+        own = recorded is not None and recorded.sha256 == Session.of(config, self.policies.model).sha256
+        kept = config.thresholds if own and self.policies.precision != FULL else ""  # others name other precisions
         latency = self.latency
         if latency is None:
             latency = LATENCY_S if recorded is None else RECORDED
-        return replace(config, precision=self.policies.precision), latency
+        return replace(config, precision=self.policies.precision, thresholds=self.thresholds or kept), latency
 
 
 def _stream(
@@ -195,7 +200,7 @@ def _said(latency: Latency) -> str:
 
 def _compared(parity: Parity) -> str:
     return (
-        f"{parity.commands} commands differ from the recorded ones by {parity.largest:.2g} at most, in SI units, and "
-        f"{parity.unmatched} were sent at other times; {parity.decisions_equal} of {parity.decisions} decisions "
-        "are the same"
+        f"{parity.commands} of {parity.recorded} recorded commands were repeated, with a largest difference of "
+        f"{parity.largest:.2g} in SI units, and {parity.unmatched} others were sent; {parity.decisions_equal} of "
+        f"{parity.decisions} decisions are the same"
     )
