@@ -14,6 +14,7 @@ import pytest
 import yaml
 from bag_writer import SECOND, START, Entry, compressed, image, joint_state, positions, text, trajectory, write
 from sources import ROOT
+from ur5e import ARM, KNUCKLE, completed, urdf
 
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
@@ -23,11 +24,6 @@ from vlaq_ros.evaluate.suggestion import suggest
 from vlaq_ros.joints import JointMap
 from vlaq_ros.sim import panda
 
-UR5E = (
-    *("shoulder_pan_joint", "shoulder_lift_joint", "elbow_joint"),
-    *("wrist_1_joint", "wrist_2_joint", "wrist_3_joint"),
-)
-KNUCKLE = "robotiq_85_left_knuckle_joint"
 PIXELS = np.zeros((48, 64, 3), dtype=np.uint8)
 
 
@@ -54,41 +50,6 @@ def waves(lowest: Sequence[float], highest: Sequence[float], seconds: float = 2.
     return np.array(lowest) + share * (np.array(highest) - np.array(lowest))
 
 
-def ur5e_urdf(gripper: str = 'type="revolute"', limit: str = 'lower="0" upper="0.8" velocity="2" effort="1"') -> str:
-    """Six turning joints, a knuckle behind a mount, its mimic, and the tool's frame."""
-    names = ["base", "shoulder", "upper_arm", "forearm", "wrist_1", "wrist_2", "wrist_3", "mount", "knuckle", "other"]
-    links = "".join(f'<link name="{name}_link"/>' for name in names) + '<link name="tool0"/>'
-    turning = 'lower="-6.28" upper="6.28" velocity="3.14" effort="1"'
-    arm = "".join(
-        f'<joint name="{joint}" type="revolute"><parent link="{a}_link"/><child link="{b}_link"/>'
-        f'<origin xyz="0 0.1 0.3"/><axis xyz="{"0 1 0" if k % 2 else "0 0 1"}"/><limit {turning}/></joint>'
-        for k, (joint, a, b) in enumerate(zip(UR5E, names, names[1:], strict=False))
-    )
-    return (
-        f'<robot name="ur5e">{links}{arm}'
-        '<joint name="flange" type="fixed"><parent link="wrist_3_link"/><child link="tool0"/></joint>'
-        '<joint name="bolts" type="fixed"><parent link="tool0"/><child link="mount_link"/></joint>'
-        f'<joint name="{KNUCKLE}" {gripper}><limit {limit}/>'
-        '<parent link="mount_link"/><child link="knuckle_link"/></joint>'
-        '<joint name="robotiq_85_right_knuckle_joint" type="revolute"><parent link="mount_link"/>'
-        f'<child link="other_link"/><limit {limit}/><mimic joint="{KNUCKLE}"/></joint></robot>'
-    )
-
-
-def completed(proposal: str, path: Path) -> RobotConfig:
-    """The proposal with its safety filled in, as a person does."""
-    for key, value in (
-        ("workspace_lower_m", "[-1.0, -1.0, 0.0]"),
-        ("workspace_upper_m", "[1.0, 1.0, 1.5]"),
-        ("max_first_action_rad", "0.3"),
-        ("max_action_step_rad", "0.2"),
-    ):
-        proposal, count = re.subn(rf"(  {key}): 'TODO.*", rf"\1: {value}", proposal)
-        assert count == 1
-    path.write_text(proposal)
-    return RobotConfig.load(str(path))
-
-
 def line(proposal: str, key: str) -> str:
     [found] = [line.strip() for line in proposal.splitlines() if line.strip().startswith(f"{key}:")]
     return found
@@ -113,7 +74,7 @@ def panda_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ur5e_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    shuffled = ["elbow_joint", KNUCKLE, *(name for name in UR5E if name != "elbow_joint")]
+    shuffled = ["elbow_joint", KNUCKLE, *(name for name in ARM if name != "elbow_joint")]
     return write(
         tmp_path_factory.mktemp("suggestion") / "ur5e",
         [
@@ -122,8 +83,8 @@ def ur5e_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
             *images("/wrist_camera/color/image_raw/compressed", 25.0, compressed),
             *images("/wrist_camera/aligned/image_raw", 25.0, partial(image, encoding="16UC1")),
             *images("/wrist_camera/depth/image_raw", 25.0),
-            text(START, ur5e_urdf(), "/robot_description"),
-            told("/scaled_joint_trajectory_controller/joint_trajectory", UR5E),
+            text(START, urdf(), "/robot_description"),
+            told("/scaled_joint_trajectory_controller/joint_trajectory", ARM),
             positions(at(0.5), "/gripper_controller/commands", [0.0] * 1),
         ],
     )
@@ -176,7 +137,7 @@ def test_where_the_tool_went_is_told_beside_the_box(panda_bag: Path) -> None:
 def test_degrees_other_rates_and_other_cameras(ur5e_bag: Path, tmp_path: Path) -> None:
     proposal = suggest(ur5e_bag)
     robot = completed(proposal, tmp_path / "ur5e.yaml")
-    assert robot.arm_joints == UR5E
+    assert robot.arm_joints == ARM
     assert robot.gripper_joint == KNUCKLE
     assert robot.tool_frame == "tool0"
     assert {name: (c.topic, c.rate_hz, c.type) for name, c in robot.cameras.items()} == {
@@ -208,8 +169,8 @@ def test_the_gripper_is_counted_as_stays_within_its_limits(
 ) -> None:
     said = f'lower="{limit[0]}" upper="{limit[1]}" velocity="1" effort="1"'
     entries = [
-        *joints("/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [*[1.0] * 6, highest])),
-        text(START, ur5e_urdf(gripper, said), "/robot_description"),
+        *joints("/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [*[1.0] * 6, highest])),
+        text(START, urdf(gripper, said), "/robot_description"),
     ]
     proposal = suggest(write(tmp_path / "bag", entries))
     if counted is None:
@@ -248,13 +209,13 @@ def test_without_a_description_what_needs_it_is_left_to_a_person(tmp_path: Path)
 
 
 def test_the_limits_file_at_the_end_is_one_once_it_is_filled_in(tmp_path: Path) -> None:
-    names = [f"a_{name}" for name in UR5E]
-    urdf = re.sub(r'joint name="(\w+_joint)"', r'joint name="a_\1"', ur5e_urdf()).replace("a_robotiq", "robotiq")
+    names = [f"a_{name}" for name in ARM]
+    tree = re.sub(r'joint name="(\w+_joint)"', r'joint name="a_\1"', urdf()).replace("a_robotiq", "robotiq")
     bag = write(
         tmp_path / "bag",
         [
             *joints("/joint_states", [*names, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
-            text(START, urdf, "/robot_description"),
+            text(START, tree, "/robot_description"),
         ],
     )
     proposal = suggest(bag)
@@ -271,12 +232,12 @@ def test_the_limits_file_at_the_end_is_one_once_it_is_filled_in(tmp_path: Path) 
     (tmp_path / "limits.yaml").write_text(
         limits.replace("max_acceleration: TODO", "max_acceleration: 5.0").replace("max_jerk: TODO", "max_jerk: 50.0")
     )
-    kinematics = Kinematics(urdf, robot.joint_names, robot.tool_frame)
+    kinematics = Kinematics(tree, robot.joint_names, robot.tool_frame)
     np.testing.assert_allclose(JointLimits.of(kinematics, robot).velocities, [*[3.14] * 6, 2.0])
 
 
 def test_what_a_bag_lacks_is_refused_by_its_own_words(tmp_path: Path) -> None:
-    bag = write(tmp_path / "bag", joints("/joint_states", [*UR5E, "gripper"], waves([0.0] * 7, [1.0] * 7)))
+    bag = write(tmp_path / "bag", joints("/joint_states", [*ARM, "gripper"], waves([0.0] * 7, [1.0] * 7)))
     path, proposal = tmp_path / "mine.yaml", suggest(bag)
     for key, value in (("cameras", "{}"), ("arm", "{topic: arm}"), ("gripper", "{type: joint}")):
         path.write_text(proposal)
@@ -290,7 +251,7 @@ def test_controllers_are_guessed_from_what_they_say(tmp_path: Path) -> None:
     bag = write(
         tmp_path / "bag",
         [
-            *joints("/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [1.0] * 6 + [0.5])),
+            *joints("/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [1.0] * 6 + [0.5])),
             text(START, "of any type: the name counts", "/joint_trajectory_controller/controller_state"),
         ],
     )
@@ -301,13 +262,13 @@ def test_controllers_are_guessed_from_what_they_say(tmp_path: Path) -> None:
 
 
 def test_joints_of_the_messages_are_found_in_the_urdf_by_the_end_of_their_names(tmp_path: Path) -> None:
-    names = [f"left_{name}" for name in (*UR5E, KNUCKLE)]
+    names = [f"left_{name}" for name in (*ARM, KNUCKLE)]
     bag = write(
         tmp_path / "bag",
-        [*joints("/joint_states", names, waves([0.0] * 7, [0.5] * 7)), text(START, ur5e_urdf(), "/robot_description")],
+        [*joints("/joint_states", names, waves([0.0] * 7, [0.5] * 7)), text(START, urdf(), "/robot_description")],
     )
     proposal = suggest(bag)
-    assert yaml.safe_load(line(proposal, "arm_joints"))["arm_joints"] == list(UR5E)
+    assert yaml.safe_load(line(proposal, "arm_joints"))["arm_joints"] == list(ARM)
     assert line(proposal, "elbow_joint") == "elbow_joint: {message: left_elbow_joint}  # guessed: its name ends so"
 
 
@@ -315,10 +276,10 @@ def test_two_robots_in_one_bag(tmp_path: Path) -> None:
     entries: list[Entry] = [*images("/scene/image_raw", 10.0)]
     for side, high in (("left", 1.0), ("right", 2.0)):
         entries += [
-            *joints(f"/{side}/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [*[high] * 6, 0.5])),
+            *joints(f"/{side}/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [*[high] * 6, 0.5])),
             *images(f"/{side}/wrist/image_raw", 15.0),
-            text(START, ur5e_urdf(), f"/{side}/robot_description"),
-            told(f"/{side}/arm/joint_trajectory", [*UR5E, KNUCKLE]),
+            text(START, urdf(), f"/{side}/robot_description"),
+            told(f"/{side}/arm/joint_trajectory", [*ARM, KNUCKLE]),
         ]
     bag = write(tmp_path / "bag", entries)
     left, right = suggest(bag), suggest(bag, "right")
@@ -340,8 +301,8 @@ def test_one_robot_on_two_topics_is_one(tmp_path: Path) -> None:
     bag = write(
         tmp_path / "bag",
         [
-            *joints("/arm/joint_states", UR5E, rows[:, :6]),
-            *joints("/joint_states", [*UR5E, KNUCKLE], rows),
+            *joints("/arm/joint_states", ARM, rows[:, :6]),
+            *joints("/joint_states", [*ARM, KNUCKLE], rows),
             *joints("/wheels/joint_states", ["left", "right"], rows[:, :2]),
         ],
     )
@@ -352,16 +313,16 @@ def test_one_robot_on_two_topics_is_one(tmp_path: Path) -> None:
 
 def test_publishers_that_take_turns_on_one_topic_are_both_read(tmp_path: Path) -> None:
     rows = waves([0.0] * 7, [*[1.0] * 6, 0.5])
-    turns = [*joints("/joint_states", UR5E, rows[:, :6]), *joints("/joint_states", [KNUCKLE], rows[:, 6:])]
+    turns = [*joints("/joint_states", ARM, rows[:, :6]), *joints("/joint_states", [KNUCKLE], rows[:, 6:])]
     proposal = yaml.safe_load(suggest(write(tmp_path / "bag", turns)))
-    assert (proposal["arm_joints"], proposal["gripper_joint"]) == ([*UR5E], KNUCKLE)
+    assert (proposal["arm_joints"], proposal["gripper_joint"]) == ([*ARM], KNUCKLE)
 
 
 def test_a_lone_robot_in_a_namespace_is_told_where_its_instruction_is(tmp_path: Path) -> None:
     bag = write(
         tmp_path / "bag",
         [
-            *joints("/left/joint_states", [*UR5E, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
+            *joints("/left/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
             text(START, "pick up the red cube", "/left/instruction"),
         ],
     )
