@@ -146,6 +146,21 @@ def test_a_command_without_a_stamp_starts_when_it_comes_and_leads_from_the_measu
     assert read.commands[0].stamp_ns == at(1)
 
 
+def test_a_command_that_arrives_shortly_before_its_first_point_begins_with_it(tmp_path: Path) -> None:
+    running = trajectory(at(1), ARM, NAMES, (0, 2), (arm(1), arm(3)))
+    next_one = trajectory(at(1.95), ARM, NAMES, (0.1, 1), (arm(5), arm(6)), stamp_ns=at(1.93))
+    read = reference(write(tmp_path / "bag", [*session(), running, next_one]))
+    assert told(read, 1.95, 2.025, 2.03, 2.93) == pytest.approx([1.95, 2.025, 5, 6])
+
+
+def test_targets_that_follow_each_other_hold_until_the_next(tmp_path: Path) -> None:
+    """As a teleoperation sends them: one point each, a little ahead."""
+    servo = [trajectory(at(1 + 0.05 * k), ARM, NAMES, (0.05,), (arm(k),)) for k in range(10)]
+    read = reference(write(tmp_path / "bag", [*session(), *servo]))
+    assert told(read, 1.04, 1.05, 1.09, 1.1, 1.27) == pytest.approx([0.1, 0, 0, 1, 4])
+    assert told(read, 1.5, 1.51) == pytest.approx([9, 0.1])
+
+
 def test_a_command_that_is_replaced_before_it_begins_never_counts(tmp_path: Path) -> None:
     never = trajectory(at(1), ARM, NAMES, (0, 1), (arm(7), arm(8)), stamp_ns=at(3))
     now = trajectory(at(1.5), ARM, NAMES, (0, 2), (arm(1), arm(1)), stamp_ns=at(1.5))

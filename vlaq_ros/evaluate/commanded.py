@@ -1,8 +1,8 @@
 """What an arm was told to do on one topic: trajectories, each in force from its beginning to its successor's.
 
 A joint_trajectory_controller that gets a trajectory whose first point lies in the future moves there from where the arm
-is measured (ros2_controllers). After its last point a trajectory counts no more, for something else may move the arm;
-a streamed position counts until the next.
+is measured (ros2_controllers). After its last point a trajectory counts no more unless the next one follows soon, for
+something else may move the arm; a streamed position counts until the next.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vlaq_ros.joints import JointMap
 
 PERIOD_NS = 10_000_000  # of what is kept of a stream
 _FOREVER_NS = 2**63 - 1
+_NEAR_NS = 100_000_000  # a first point that is nearer begins the command: when it arrived is not known better
 PAUSE_NS = 500_000_000  # a stream that is silent for longer begins anew
 
 
@@ -89,8 +90,13 @@ class Listener:
         in_force: list[tuple[int, int, Trajectory]] = []
         for now_ns, end_ns, command in commands:
             begin_ns = max(now_ns, command.stamp_ns)
+            first_ns = command.stamp_ns + int(command.times_ns[0])
+            if begin_ns < first_ns <= begin_ns + _NEAR_NS:
+                begin_ns = first_ns
             while in_force and in_force[-1][0] >= begin_ns:  # replaced before it began
                 in_force.pop()
+            if in_force and in_force[-1][1] < begin_ns <= in_force[-1][1] + PAUSE_NS:
+                in_force[-1] = in_force[-1][0], begin_ns, in_force[-1][2]
             in_force.append((begin_ns, end_ns, _approached(command, begin_ns, measured)))
         columns = np.flatnonzero(np.any([np.isfinite(it.positions[0]) for *_, it in commands], axis=0))
         begins_ns, ends_ns, serving = zip(*in_force, strict=True)

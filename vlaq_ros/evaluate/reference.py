@@ -43,7 +43,9 @@ class Reference:
     repeated_ns: tuple[tuple[int, int], ...]  # stretches of time that were recorded more than once
     commands: tuple[Trajectory, ...]  # of the arm; a gripper with a topic of its own is merged, unknown columns are nan
     instructions: tuple[tuple[int, str], ...]
-    precisions: tuple[IntArray, tuple[str, ...]]  # of the chunks that the pilot sent: stamps and names
+    precisions: tuple[
+        IntArray, tuple[str, ...]
+    ]  # stamps and names of those that chunks were computed at; latched, so the first may be of earlier
     urdf: str  # empty where the recording has none
     journal: bool  # whether the pilot wrote down what it did
     lines: tuple[str, ...]
