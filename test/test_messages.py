@@ -67,11 +67,10 @@ def test_image_of_any_encoding_and_row_padding(height: int, width: int, padding:
     assert decoded.flags.c_contiguous
 
 
-def test_image_does_not_alias_the_message() -> None:
-    message = encode(np.zeros((2, 2, 3), dtype=np.uint8), "rgb8")
-    decoded = messages.image(message)
-    message.data[0] = 255
-    assert decoded.max() == 0
+def test_pixels_are_copied_only_where_they_lie_otherwise() -> None:
+    for encoding, padding, shared in [("rgb8", 0, True), ("rgb8", 1, False), ("bgr8", 0, False), ("mono8", 0, False)]:
+        message = encode(np.zeros((2, 2, 3), dtype=np.uint8), encoding, padding)
+        assert np.shares_memory(messages.image(message), np.frombuffer(message.data, np.uint8)) == shared
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def header_stamp_ns(raw: bytes) -> int:
 
 
 def image(message: Any) -> ImageArray:
-    """Pixels [H, W, 3] RGB of a sensor_msgs/Image; a copy.
+    """Pixels [H, W, 3] RGB of a sensor_msgs/Image: the message's own memory where they lie there like that.
 
     Raises:
         UnusableMessageError: the encoding is no 8-bit colour or grey, or the data does not fill the image.
@@ -55,7 +55,7 @@ def image(message: Any) -> ImageArray:
         got = f"the image of {width} x {height} pixels has {len(data)} bytes in rows of {step}"
         raise UnusableMessageError(got, f"rows of {width * size} bytes or more, for {message.encoding}")
     rows = data[: height * step].reshape(height, step)[:, : width * size]
-    return rows.reshape(height, width, size)[:, :, channels].copy()
+    return np.ascontiguousarray(rows.reshape(height, width, size)[:, :, channels])
 
 
 def compressed_image(message: Any) -> ImageArray:

@@ -119,6 +119,7 @@ class Observer:
 
     Attributes:
         cameras: as given.
+        joint_names: of the joints [J], as messages call them.
         kept: how many joint states were not refused, nor too late.
     """
 
@@ -132,6 +133,7 @@ class Observer:
         max_joint_age_s: float,
     ) -> None:
         self.cameras = tuple(cameras)
+        self.joint_names = joints.message
         self.kept = 0
         self._map = joints
         self._max_image_age_s = max_image_age_s
@@ -186,11 +188,17 @@ class Observer:
             with self._lock:
                 self._refusal = str(error)
             return
+        self.push_joint_samples(np.array([stamp_ns]), positions[None], velocities[None])
+
+    def push_joint_samples(self, stamps_ns: IntArray, positions: FloatArray, velocities: FloatArray) -> None:
+        """Keep joint states as they came, with what `messages.joint_state` gives [N, J] of each."""
+        samples = zip(stamps_ns.tolist(), self._map.positions(positions), self._map.rates(velocities), strict=True)
         with self._lock:
             self._refusal = ""
-            if not self._late(stamp_ns, self._ring.newest_ns(), self._max_joint_age_s):
-                self._ring.append(stamp_ns, self._map.positions(positions), self._map.rates(velocities))
-                self.kept += 1
+            for stamp_ns, *sample in samples:
+                if not self._late(stamp_ns, self._ring.newest_ns(), self._max_joint_age_s):
+                    self._ring.append(stamp_ns, *sample)
+                    self.kept += 1
 
     def joints(self, span_s: float) -> JointWindow | None:
         """The newest joint samples that cover `span_s`, fewer where there are no more; None where there is none."""

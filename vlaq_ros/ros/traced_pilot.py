@@ -16,6 +16,7 @@ from typing import Any
 
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.subscription import Subscription
+from sensor_msgs.msg import JointState
 
 from vlaq_ros.datatypes import ActionChunk, Command, ImageArray, Observation, Stale
 from vlaq_ros.flight import Flight
@@ -87,7 +88,7 @@ def _between(kind: type[Any], name: str, call: Callable[..., Any]) -> None:
 
 
 def _watch_images(arrivals_ns: dict[int, int]) -> None:
-    """Note when the middleware had each message that is taken serialized, as images alone are, by its stamp."""
+    """Note when the middleware had each image, by its stamp; they and joint states alone are taken serialized."""
     handle = vars(Subscription)["handle"]
 
     class Watched:
@@ -111,7 +112,7 @@ def _watch_images(arrivals_ns: dict[int, int]) -> None:
 
     def watched(subscription: Subscription[Any]) -> Any:
         found = handle.fget(subscription)
-        return Watched(found) if subscription.raw else found
+        return Watched(found) if subscription.raw and subscription.msg_type is not JointState else found
 
     Subscription.handle = property(watched)  # type: ignore[assignment]  # the stub takes it for a method
 
