@@ -114,8 +114,9 @@ class Kinematics:
         if space is ActionSpace.JOINT:
             arm = targets[:, :-1] - q_observed[:-1]
         else:
-            (start, *positions), (origin, *rotations) = self.forward(np.vstack([q_observed, targets]))
-            arm = np.hstack([positions - start, [pin.log3(rotation @ origin.T) for rotation in rotations]])
+            positions, rotations = self.forward(np.vstack([q_observed, targets]))
+            turns = rotation_vectors(rotations[1:] @ rotations[0].T)
+            arm = np.hstack([positions[1:] - positions[0], turns])
         return np.column_stack([arm, targets[:, -1]])
 
     def _configuration(self, joints: FloatArray) -> FloatArray:
@@ -166,3 +167,8 @@ class Kinematics:
             step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + damping, error)
             joints = np.append(np.clip(joints[:-1] + step, lower, upper), joints[-1])
         return best
+
+
+def rotation_vectors(rotations: FloatArray) -> FloatArray:
+    """Rotation vectors [N, 3] rad of rotation matrices [N, 3, 3]."""
+    return np.array([pin.log3(rotation) for rotation in rotations])

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.interpolate import PPoly
-from scipy.spatial.transform import Rotation
 
-from vlaq_ros.control.kinematics import Kinematics
+from vlaq_ros.control.kinematics import Kinematics, rotation_vectors
 from vlaq_ros.datatypes import FloatArray, JointWindow, Motion, MotionScales
 
 _AVERAGED = 2  # periods that each pose is a mean over
@@ -118,6 +117,6 @@ def _motion_per_period(
     integral = PPoly(np.stack([slopes, positions[:-1]]), times_s).antiderivative()(edges_s)
     mean_positions = (integral[_AVERAGED:] - integral[:-_AVERAGED]) / (_AVERAGED * period_s)  # [P - 1, J]
     translations, rotations = kinematics.forward(mean_positions)
-    turns = Rotation.from_matrix(rotations[1:] @ rotations[:-1].transpose(0, 2, 1)).as_rotvec()
+    turns = rotation_vectors(rotations[1:] @ rotations[:-1].transpose(0, 2, 1))
     displacements = np.linalg.norm(np.diff(translations, axis=0), axis=1)
     return displacements, np.linalg.norm(np.diff(turns, axis=0), axis=1)
