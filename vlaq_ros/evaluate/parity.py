@@ -18,7 +18,8 @@ from vlaq_ros.journal import Tick
 class Parity:
     """A sink of a replay's events.
 
-    Commands are found by the stamp that they were sent with, decisions by the tick that they were made in.
+    Commands are found by the stamp that they were sent with, decisions by the tick that they were made in. Decisions of
+    the first moments, when the recorded pilot knew more of the motion than the recording, are not compared.
 
     Args:
         bag: that is replayed.
@@ -39,13 +40,14 @@ class Parity:
         self._recorded = {_begin_ns(command): command for command in reference.commands}
         self.recorded = len(reference.commands)
         self._entries = entries(bag, topics)
-        self._tick: Tick | None = None
+        self._knows = False  # how the arm moves
         self.commands = self.unmatched = self.decisions = self.decisions_equal = 0
         self.largest = 0.0
 
     def take(self, event: Event) -> None:
         """Compare what an event says with what was recorded."""
         if isinstance(event, Look):
+            self._knows = self._knows or event.motion is not None
             self._compare(event.stamp_ns, event.decision)
         elif isinstance(event, Held):
             self._hold(event.trajectory)
@@ -55,6 +57,8 @@ class Parity:
     def _compare(self, stamp_ns: int, decision: Decision) -> None:
         for entry in self._entries:
             if isinstance(entry, Tick) and entry.now_ns == stamp_ns:
+                if not self._knows and entry.sensitivity is not None:
+                    return
                 sensitivity = math.nan if entry.sensitivity is None else entry.sensitivity
                 same = np.array_equal(decision.sensitivity, sensitivity, equal_nan=True)
                 self.decisions += 1
