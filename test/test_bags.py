@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from bag_writer import SECOND, START, Entry, compressed, image, joint_state, text, write
+from rosbags.rosbag2 import StoragePlugin
 
 from vlaq_ros.calibrate.bags import SPACING_S, from_bags
 from vlaq_ros.calibrate.buffer import Buffer
@@ -33,36 +32,18 @@ from vlaq_ros.errors import (
 from vlaq_ros.evaluate.rosbag import find_bags
 from vlaq_ros.policy.description import Description, describe
 
-STORE = get_typestore(Stores.ROS2_KILTED)
 ROBOT = RobotConfig.load("sim_panda")
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
-DELAY = SECOND // 50  # from a header's stamp to the bag
 RED, BLUE = "pick up the red cube", "put the blue cube in the bin"
 IMAGE_PX = 8
-Entry = tuple[int, str, str, dict[str, Any]]  # stamp, topic, type, fields
-
-
-def header(stamp_ns: int) -> Any:
-    stamp = STORE.types["builtin_interfaces/msg/Time"](*divmod(stamp_ns, SECOND))
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
-
-
-def text(stamp_ns: int, sentence: str) -> Entry:
-    return stamp_ns, "/instruction", "std_msgs/msg/String", {"data": sentence}
 
 
 def images(stamp_ns: int, value: int, size_px: int = IMAGE_PX, encoding: str = "rgb8") -> list[Entry]:
-    data = np.full(size_px * size_px * 3, value, np.uint8)
-    fields = {"height": size_px, "width": size_px, "encoding": encoding, "is_bigendian": 0, "step": 3 * size_px}
-    whole = {"header": header(stamp_ns), **fields, "data": data}
-    return [(stamp_ns, f"/camera/{name}/image_raw", "sensor_msgs/msg/Image", whole) for name in ("front", "wrist")]
+    pixels = np.full((size_px, size_px, 3), value, np.uint8)
+    return [image(stamp_ns, f"/camera/{name}/image_raw", pixels, encoding) for name in ("front", "wrist")]
 
 
 def joints(stamp_ns: int, arm_rad: float, finger_m: float, names: Iterable[str] = ROBOT.joint_names) -> Entry:
-    position = np.array([arm_rad] * 7 + [finger_m])
-    fields = {"name": list(names), "position": position, "velocity": np.zeros(8), "effort": np.zeros(8)}
-    return stamp_ns, "/joint_states", "sensor_msgs/msg/JointState", {"header": header(stamp_ns), **fields}
+    return joint_state(stamp_ns, names, [arm_rad] * 7 + [finger_m])
 
 
 def session(start_ns: int = START, size_px: int = IMAGE_PX, seconds: float = 12.0) -> list[Entry]:
@@ -77,17 +58,6 @@ def session(start_ns: int = START, size_px: int = IMAGE_PX, seconds: float = 12.
         entries.append(joints(stamp_ns, 0.3 * moved_s, 0.04 - 0.02 * closed_s))
         entries += images(stamp_ns, tick % 256, size_px)
     return entries
-
-
-def write(bag: Path, entries: Iterable[Entry], storage: StoragePlugin = StoragePlugin.MCAP) -> Path:
-    with Writer(bag, version=9, storage_plugin=storage) as writer:
-        connections: dict[str, Any] = {}
-        for stamp_ns, topic, msgtype, fields in sorted(entries, key=lambda entry: entry[0]):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=STORE)
-            message = STORE.types[msgtype](**fields)
-            writer.write(connections[topic], stamp_ns + DELAY, STORE.serialize_cdr(message, msgtype))
-    return bag
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +148,7 @@ def test_compressed_images_and_joints_in_other_words_give_the_same_observations(
     entries = []
     for stamp_ns, topic, msgtype, fields in session():
         if msgtype == "sensor_msgs/msg/Image":
-            pixels = fields["data"].reshape(IMAGE_PX, IMAGE_PX, 3)[..., ::-1]
-            packed = {"header": fields["header"], "format": "png", "data": cv2.imencode(".png", pixels)[1].ravel()}
-            entries.append((stamp_ns, topic, "sensor_msgs/msg/CompressedImage", packed))
+            entries.append(compressed(stamp_ns, topic, fields["data"].reshape(IMAGE_PX, IMAGE_PX, 3)))
         elif msgtype == "sensor_msgs/msg/JointState":
             arm, finger = np.rad2deg(fields["position"][:-1]), 1e3 * (0.04 - fields["position"][-1])
             names = [*(f"motor_{name}" for name in ROBOT.arm_joints), ROBOT.gripper_joint]

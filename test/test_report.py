@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from bag_writer import SECOND, Entry, image, joint_state
+from bag_writer import write as write_late
 from matplotlib.image import imread
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.evaluate import recording as topics
@@ -18,37 +18,27 @@ from vlaq_ros.evaluate.recording import Chunk, EmptyRecordingError, Episode, rea
 from vlaq_ros.evaluate.report import contact_sheet, timeline
 from vlaq_ros.policy.manifest import PrecisionPlan
 
-STORE = get_typestore(Stores.ROS2_KILTED)
 ROBOT = RobotConfig.load("sim_panda")
 PLANS = (PrecisionPlan("fine", 8, 10, 0.45), PrecisionPlan("coarse", 8, 10, 0.0))
-SECOND = 1_000_000_000
-Message = tuple[int, str, str, dict[str, Any]]
 
 
-def signal(topic: str, msgtype: str, *entries: tuple[float, object]) -> Iterator[Message]:
+def signal(topic: str, msgtype: str, *entries: tuple[float, object]) -> Iterator[Entry]:
     for seconds, value in entries:
         yield int(seconds * SECOND), topic, f"std_msgs/msg/{msgtype}", {"data": value}
 
 
-def header() -> Any:
-    stamp = STORE.types["builtin_interfaces/msg/Time"](sec=0, nanosec=0)
-    return STORE.types["std_msgs/msg/Header"](stamp=stamp, frame_id="")
+write = partial(write_late, delay_ns=0)
 
 
-def image(seconds: float, grey: int) -> Message:
-    data = np.full(8 * 8 * 3, grey, np.uint8)
-    fields = {"height": 8, "width": 8, "encoding": "rgb8", "is_bigendian": 0, "step": 24, "data": data}
-    return int(seconds * SECOND), "/camera/front/image_raw", "sensor_msgs/msg/Image", {"header": header(), **fields}
+def grey(seconds: float, value: int) -> Entry:
+    return image(int(seconds * SECOND), "/camera/front/image_raw", np.full((8, 8, 3), value, np.uint8))
 
 
-def joints(seconds: float, gripper_m: float) -> Message:
-    names = [*ROBOT.arm_joints, ROBOT.gripper_joint]
-    position = np.array([0.0] * 7 + [gripper_m])
-    fields = {"name": names, "position": position, "velocity": np.zeros(8), "effort": np.empty(0)}
-    return int(seconds * SECOND), "/joint_states", "sensor_msgs/msg/JointState", {"header": header(), **fields}
+def joints(seconds: float, gripper_m: float) -> Entry:
+    return joint_state(int(seconds * SECOND), ROBOT.joint_names, [0.0] * 7 + [gripper_m])
 
 
-def demo() -> list[Message]:
+def demo() -> list[Entry]:
     """Two episodes of four seconds: a success that switches once, and a failure that stays fine."""
     return [
         *signal(topics.SEED, "Int64", (1.0, 7), (5.0, 8)),
@@ -61,19 +51,9 @@ def demo() -> list[Message]:
         *signal(topics.INFERENCE_MS, "Float64", (1.9, 10.0), (2.9, 4.0), (3.9, 6.0), (5.3, 99.0), (5.9, 20.0)),
         *signal(topics.BYTES_OVER_BF16["linears"], "Float64", (0.5, 0.51)),
         *signal(topics.BYTES_OVER_BF16["all"], "Float64", (0.5, 0.75)),
-        *(image(1 + 0.5 * k, grey=10 * k) for k in range(17)),
+        *(grey(1 + 0.5 * k, 10 * k) for k in range(17)),
         *(joints(1 + 0.01 * k, 0.04) for k in range(800)),
     ]
-
-
-def write(bag: Path, content: list[Message]) -> Path:
-    with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections: dict[str, Any] = {}
-        for stamp_ns, topic, msgtype, fields in sorted(content, key=lambda message: message[0]):
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, msgtype, typestore=STORE)
-            writer.write(connections[topic], stamp_ns, STORE.serialize_cdr(STORE.types[msgtype](**fields), msgtype))
-    return bag
 
 
 def test_episodes_run_from_instruction_to_instruction(tmp_path: Path) -> None:
@@ -127,7 +107,7 @@ def test_both_figures_show_both_precisions(tmp_path: Path) -> None:
 
 def test_a_frame_is_tinted_by_the_precision_in_force_at_its_stamp(tmp_path: Path) -> None:
     """Black frames leave nothing but the tint."""
-    dark = [image(m[0] / SECOND, 0) if m[1] == "/camera/front/image_raw" else m for m in demo()]
+    dark = [grey(m[0] / SECOND, 0) if m[1] == "/camera/front/image_raw" else m for m in demo()]
     all_fine = [m for m in dark if m[1] != topics.PRECISION]
     all_fine += signal(topics.PRECISION, "String", (1.0, "fine"))
     recording = read(write(tmp_path / "bag", all_fine), ROBOT, "front")
