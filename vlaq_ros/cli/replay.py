@@ -284,7 +284,12 @@ def _suggest(arguments: argparse.Namespace) -> int:
 
 
 def _latency(text: str) -> str | float:
-    return text if text in ("recorded", "measured") else seconds(0.0, 10.0)(text)
+    if text in ("recorded", "measured"):
+        return text
+    try:
+        return seconds(0.0, 10.0)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, recorded or measured") from None
 
 
 def _metres(text: str) -> float:
