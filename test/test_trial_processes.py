@@ -10,13 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rosbags.highlevel import AnyReader
 from sources import ROOT
 
 from vlaq_ros.cli.main import main
+from vlaq_ros.config import RobotConfig
+from vlaq_ros.evaluate.journal import session
+from vlaq_ros.evaluate.parity import Parity
+from vlaq_ros.evaluate.reference import Reference
+from vlaq_ros.evaluate.replay import RECORDED, replay
+from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.evaluate.trial import TrialPlan
 from vlaq_ros.evaluate.trial_log import read
+from vlaq_ros.joints import JointMap
+from vlaq_ros.policy.engine import Engine
 from vlaq_ros.ros.trial import INTERRUPTED
 
 PROGRAM = "import sys; from vlaq_ros.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -24,6 +33,22 @@ PROGRAM = "import sys; from vlaq_ros.cli.main import main; sys.exit(main(sys.arg
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def repeated(bag: Path, model: Path) -> Parity:
+    """The bag, flown again as its journal says."""
+    robot, policy = RobotConfig.load("sim_panda"), Engine.load(model)
+    topics, joints = Topics.of(robot, policy.spec.cameras), JointMap(robot, policy.spec.joint_names)
+    reference, told = Reference.read(bag, topics, joints), session(bag, topics)
+    assert told is not None
+    parity, threads = Parity(bag, reference, topics), torch.get_num_threads()
+    torch.set_num_threads(told.config().threads)
+    for event in replay(
+        bag, policy, reference, topics, joints, robot=robot, config=told.config(), shadows={}, latency=RECORDED
+    ):
+        parity.take(event)
+    torch.set_num_threads(threads)
+    return parity
 
 
 def test_a_plan_is_interrupted_and_goes_on(
@@ -71,6 +96,9 @@ def test_a_plan_is_interrupted_and_goes_on(
         with AnyReader([out / entry.bag]) as bag:
             topics = {connection.topic for connection, _, _ in bag.messages()}
         assert {"/camera/front/image_raw", "/arm_controller/joint_trajectory", "/pilot/precision", "/clock"} <= topics
+        parity = repeated(out / entry.bag, tiny_bundle)
+        assert (parity.commands >= sum(entry.chunks.values()) > 0, parity.unmatched) == (True, 0)
+        assert parity.largest <= 1e-6
     assert (out / "report/success.svg").read_text().startswith("<?xml")
 
     before = record.read_bytes()
