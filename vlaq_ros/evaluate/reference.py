@@ -158,7 +158,7 @@ class _Reading:
             *_other_robots(bag, topics),
             *_other_types(bag, topics),
             *(line for it in self._seen for line in self._seen[it].lines(start_ns, end_ns, topics.rates_hz[it])),
-            *self._moved.lines(start_ns, end_ns, None),
+            *self._moved.lines(start_ns, end_ns),
             *odd_images,
             *self._refused(),
             *self._uncommanded(told.values()),

@@ -51,38 +51,55 @@ class Stamps:
         return int(stamps_ns.min()), int(stamps_ns.max())
 
     def rate_hz(self) -> float:
-        """Messages per second, by the median of their distances; nan where there are fewer than two."""
-        return 1e9 / float(np.median(self._steps_ns())) if len(self._received) > 1 else np.nan
+        """Messages per second, by the median of their distances; nan where there are none."""
+        steps_ns = self._steps_ns()
+        forward_ns = steps_ns[steps_ns > 0]
+        return 1e9 / float(np.median(forward_ns)) if len(forward_ns) else np.nan
 
-    def lines(self, start_ns: int, end_ns: int, expected_hz: float | None) -> Iterator[str]:
+    def lines(self, start_ns: int, end_ns: int, expected_hz: float | None = None) -> Iterator[str]:
         """Say what is odd, in a recording that lasts from start to end; a camera's rate should be as expected."""
-        stamps_ns, steps_ns = self._array(), self._steps_ns()
-        first_ns, last_ns = self.span_ns()
-        for jump_ns, newest_ns in self.repeated_ns:
-            back_s = (newest_ns - jump_ns) * 1e-9
+        oddities = [*self._clock(start_ns), *self._ends(start_ns, end_ns)]
+        oddities += self._gaps(start_ns) if expected_hz is None else self._images(start_ns, expected_hz)
+        yield from (f"{self.name}: {oddity}" for oddity in oddities)
+
+    def _clock(self, start_ns: int) -> Iterator[str]:
+        if self.repeated_ns:
+            jump_ns, newest_ns = self.repeated_ns[0]
+            often = f"{len(self.repeated_ns)} times, first " if len(self.repeated_ns) > 1 else ""
             yield (
-                f"{self.name}: the clock ran back by {back_s:.2f} s, {_at(newest_ns, start_ns)}; "
+                f"the clock ran back {often}by {_s(newest_ns - jump_ns):.2f} s, {_at(newest_ns, start_ns)}; "
                 "what was recorded at the same stamps twice is compared with nothing"
             )
-        if (late_s := (first_ns - start_ns) * 1e-9) > _APART_S:
-            yield f"{self.name}: the first message is {late_s:.1f} s into the recording"
-        if (early_s := (end_ns - last_ns) * 1e-9) > _APART_S:
-            yield f"{self.name}: the last message is {early_s:.1f} s before the end of the recording"
-        rate_hz = self.rate_hz()
-        if expected_hz is None:
-            gaps = np.flatnonzero(steps_ns > _GAP_S * 1e9)
-            what = f"{len(gaps)} gap{'s' * (len(gaps) > 1)} of more than {_GAP_S} s"
-        else:
-            if not expected_hz / _RATE_FACTOR <= rate_hz <= expected_hz * _RATE_FACTOR:
-                yield f"{self.name}: {rate_hz:.3g} messages per second, the robot file says {expected_hz:.3g}"
-            periods = steps_ns * rate_hz * 1e-9
-            gaps = np.flatnonzero(periods > _MISSED)
-            lost = int((np.round(periods[gaps]) - 1).sum())
-            what = f"{lost} of {lost + len(stamps_ns)} images are missing"
+
+    def _ends(self, start_ns: int, end_ns: int) -> Iterator[str]:
+        first_ns, last_ns = self.span_ns()
+        if _s(first_ns - start_ns) > _APART_S:
+            yield f"the first message is {_s(first_ns - start_ns):.1f} s into the recording"
+        if _s(end_ns - last_ns) > _APART_S:
+            yield f"the last message is {_s(end_ns - last_ns):.1f} s before the end of the recording"
+
+    def _gaps(self, start_ns: int) -> Iterator[str]:
+        gaps = np.flatnonzero(self._steps_ns() > _GAP_S * 1e9)
         if len(gaps):
-            longest = gaps[np.argmax(steps_ns[gaps])]
-            lasts_s, where = steps_ns[longest] * 1e-9, _at(int(stamps_ns[longest]), start_ns)
-            yield f"{self.name}: {what}, the longest for {lasts_s:.2f} s, {where}"
+            yield f"{len(gaps)} gap{'s' * (len(gaps) > 1)} of more than {_GAP_S} s, {self._longest(gaps, start_ns)}"
+
+    def _images(self, start_ns: int, expected_hz: float) -> Iterator[str]:
+        rate_hz = self.rate_hz()
+        if np.isnan(rate_hz):
+            yield "a single image in the whole recording"
+            return
+        if not expected_hz / _RATE_FACTOR <= rate_hz <= expected_hz * _RATE_FACTOR:
+            yield f"{rate_hz:.3g} messages per second, the robot file says {expected_hz:.3g}"
+        periods = self._steps_ns() * rate_hz * 1e-9
+        gaps = np.flatnonzero(periods > _MISSED)
+        if len(gaps):
+            lost = int((np.round(periods[gaps]) - 1).sum())
+            yield f"{lost} of {lost + len(self._received)} images are missing, {self._longest(gaps, start_ns)}"
+
+    def _longest(self, gaps: IntArray, start_ns: int) -> str:
+        steps_ns = self._steps_ns()
+        longest = int(gaps[np.argmax(steps_ns[gaps])])
+        return f"the longest for {_s(int(steps_ns[longest])):.2f} s, {_at(self._received[longest], start_ns)}"
 
     def _array(self) -> IntArray:
         return np.array(self._received, dtype=np.int64)
@@ -92,5 +109,9 @@ class Stamps:
         return np.diff(self._array())
 
 
+def _s(duration_ns: int) -> float:
+    return duration_ns * 1e-9
+
+
 def _at(stamp_ns: int, start_ns: int) -> str:
-    return f"{(stamp_ns - start_ns) * 1e-9:.1f} s into the recording"
+    return f"{_s(stamp_ns - start_ns):.1f} s into the recording"
