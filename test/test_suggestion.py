@@ -12,7 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from bag_writer import SECOND, START, Entry, compressed, image, joint_state, positions, text, trajectory, write
+from bag_writer import (
+    SECOND,
+    START,
+    Entry,
+    compressed,
+    cut,
+    header,
+    image,
+    joint_state,
+    positions,
+    text,
+    trajectory,
+    write,
+)
 from sources import ROOT
 from ur5e import ARM, KNUCKLE, completed, urdf
 
@@ -324,11 +337,32 @@ def test_a_lone_robot_in_a_namespace_is_told_where_its_instruction_is(tmp_path: 
         [
             *joints("/left/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [0.5] * 7)),
             text(START, "pick up the red cube", "/left/instruction"),
+            text(START, "a scene of another node", "/left/sim_robot/instruction"),
         ],
     )
     proposal = suggest(bag)
     assert "give --namespace left." in proposal
     assert yaml.safe_load(proposal)["joint_state_topic"] == "joint_states"
+
+
+def test_joint_states_without_stamps_have_ranges(tmp_path: Path) -> None:
+    rows = waves([0.0] * 7, [*[120.0] * 6, 30.0])
+    states = [
+        (when_ns, topic, kind, {**fields, "header": header(0)})
+        for when_ns, topic, kind, fields in joints("/joint_states", [*ARM, KNUCKLE], rows)
+    ]
+    proposal = suggest(write(tmp_path / "bag", [*states, text(START, urdf(), "/robot_description")]))
+    assert "elbow_joint 0 to 120" in proposal
+    assert yaml.safe_load(line(proposal, "elbow_joint"))["elbow_joint"] == {"unit": "deg"}
+
+
+def test_of_a_bag_that_breaks_off_what_can_be_read_is_proposed(tmp_path: Path) -> None:
+    entries = [
+        *joints("/joint_states", [*ARM, KNUCKLE], waves([0.0] * 7, [1.0] * 6 + [0.5], seconds=40.0)),
+        text(START, urdf(), "/robot_description"),
+    ]
+    bag = cut(write(tmp_path / "bag", entries), 0.7)
+    assert yaml.safe_load(suggest(bag))["arm_joints"] == [*ARM]
 
 
 def test_a_bag_without_an_arm_is_refused_in_a_sentence(tmp_path: Path) -> None:

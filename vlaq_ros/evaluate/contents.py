@@ -14,6 +14,7 @@ from vlaq_ros import messages
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import UnusableMessageError
 from vlaq_ros.evaluate.rosbag import JOINTS, TEXT, open_bag
+from vlaq_ros.evaluate.salvage import Message
 
 _SPAN_NS = 120 * 10**9  # of a recording is looked at: enough for ranges and rates
 _IMAGES = 100  # of each camera, likewise
@@ -93,7 +94,7 @@ class Contents:
                     if message.msgtype in _IMAGE_TYPES:
                         if len(stamps_ns[message.topic]) < _IMAGES:
                             stamps_ns[message.topic].append(messages.header_stamp_ns(message.raw))
-                    elif message.msgtype == JOINTS and rows[message.topic].due(message.raw):
+                    elif message.msgtype == JOINTS and rows[message.topic].due(message):
                         rows[message.topic].add(opened.deserialize(message))
         return cls(
             topics=types,
@@ -115,12 +116,12 @@ class _Rows:
         self._kept_ns: dict[int, int] = {}
         self._rows: list[tuple[int, dict[str, float]]] = []
 
-    def due(self, raw: bytes) -> bool:
-        """Whether a message is late enough after the last one that was kept."""
-        stamp_ns = messages.header_stamp_ns(raw)
-        if len(raw) in self._kept_ns and abs(stamp_ns - self._kept_ns[len(raw)]) < _ROW_NS:
+    def due(self, message: Message) -> bool:
+        """Whether a message arrived late enough after the last one that was kept."""
+        size = len(message.raw)
+        if size in self._kept_ns and message.received_ns - self._kept_ns[size] < _ROW_NS:
             return False
-        self._kept_ns[len(raw)] = stamp_ns
+        self._kept_ns[size] = message.received_ns
         return True
 
     def add(self, message: Any) -> None:

@@ -51,7 +51,7 @@ def suggest(bag: Path, namespace: str = "") -> str:
     others = [arm for arm in found if arm is not states]
     foreign = {_parent(arm.topic) for arm in others} - {_parent(states.topic), ""}
     topics = sorted(topic for topic in contents.topics if not any(_within(topic, other) for other in foreign))
-    own = namespace.strip("/") or (_parent(states.topic) if others else _instructed(topics))
+    own = namespace.strip("/") or (_parent(states.topic) if others else _instructed(topics, states.topic))
     proposal = _Proposal(contents, RobotGuess.of(contents, states, topics), topics, own)
     return "\n".join([*_head(bag, own, others), *proposal.lines(), ""])
 
@@ -237,10 +237,10 @@ def _camera_name(topic: str) -> str:
     return "_".join(_CAMERA_WORD.sub("", part) for part in parts) or "camera"
 
 
-def _instructed(topics: Iterable[str]) -> str:
+def _instructed(topics: Iterable[str], states: str) -> str:
     """The namespace that a lone robot is instructed in: that is where its pilot was."""
-    found = {_parent(topic) for topic in topics if topic.endswith("/instruction")}
-    return found.pop() if len(found) == 1 else ""
+    spaces = [_parent(topic) for topic in topics if topic.endswith("/instruction")]
+    return max((space for space in spaces if _within(states, space)), key=len, default="")
 
 
 def _parent(topic: str) -> str:
