@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,15 @@ def test_a_brake_belongs_to_what_is_executed() -> None:
     told = document([*events, Held(ns(0.5), cubic(0.5, 7.0, 0.5)), look(2.0, 0.1), look(2.02, 0.1)])
     assert told["jerk_rms_rad_s3"] == pytest.approx(7.0 / np.sqrt(7), rel=1e-3)
     assert told["held"] == 1
+
+
+def test_a_brake_from_where_the_arm_was_measured_is_a_motion_of_its_own() -> None:
+    """The recorded arm did not follow the command: nobody executes the way from one to the other."""
+    brake = cubic(0.5, 7.0, 0.5)
+    elsewhere = replace(brake, positions=brake.positions + 0.3)
+    told = document([answer(BAG, 0.0, delay_s=0.0, command=cubic(0.0, 7.0, 1.0)), Held(ns(0.5), elsewhere)])
+    assert told["jerk_rms_rad_s3"] == pytest.approx(7.0 / np.sqrt(7), rel=1e-3)
+    assert told["restarts"] == 0
 
 
 GRASP = reference(gripper_m={0: 0.04, 5: 0.04, 5.2: 0.0, 10: 0.0, 10.2: 0.04, 20: 0.04})

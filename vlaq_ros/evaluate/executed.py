@@ -46,35 +46,37 @@ class Executed:
             asked: what its chunk by itself asks for.
             now_ns: when it begins.
         """
-        self._advance(now_ns)
-        if self._running is not None:
-            ran = np.stack(sample(self._running, now_ns)[:2])[:, :-1]
-            if np.abs(command.positions[0, :-1] - ran[0]).max() > _SAME_RAD:
-                self.restarts += 1
-                self._rows = None
-            else:
-                apart = np.abs(np.stack(sample(asked, now_ns)[:2])[:, :-1] - ran).max(axis=1)
-                self.jumps_rad.append(float(apart[0]))
-                self.speed_jumps_rad_s.append(float(apart[1]))
-        self._start(command, now_ns)
+        ran = self._begin(command, now_ns)
+        if ran is not None:
+            apart = np.abs(np.stack(sample(asked, now_ns)[:2])[:, :-1] - ran).max(axis=1)
+            self.jumps_rad.append(float(apart[0]))
+            self.speed_jumps_rad_s.append(float(apart[1]))
+        elif self._running is not None:
+            self.restarts += 1
+        self._running = command
 
     def hold(self, trajectory: Trajectory, now_ns: int) -> None:
         """Let a brake take over; what comes after it continues nothing."""
-        self._advance(now_ns)
-        self._start(trajectory, now_ns)
-        self._advance(trajectory.stamp_ns + int(trajectory.times_ns[-1]))
-        self._running = None
+        self._begin(trajectory, now_ns)
+        self._running = trajectory
+        self.end(trajectory.stamp_ns + int(trajectory.times_ns[-1]))
 
     def end(self, now_ns: int) -> None:
         """Nothing comes any more."""
         self._advance(now_ns)
         self._running = None
 
-    def _start(self, trajectory: Trajectory, now_ns: int) -> None:
-        if now_ns > self._next_ns:  # what ran before had come to rest, or nothing ran
-            self._rows = None
-            self._next_ns = now_ns
-        self._running = trajectory
+    def _begin(self, motion: Trajectory, now_ns: int) -> FloatArray | None:
+        """Position and velocity of the arm [2, J - 1] that a motion continues; None where it continues nothing."""
+        self._advance(now_ns)
+        ran = None
+        if self._running is not None:
+            ran = np.stack(sample(self._running, now_ns)[:2])[:, :-1]
+            if np.abs(motion.positions[0, :-1] - ran[0]).max() > _SAME_RAD:
+                ran = None
+        if ran is None or now_ns > self._next_ns:  # another motion, or the same after a rest
+            self._rows, self._next_ns = None, max(now_ns, self._next_ns)
+        return ran
 
     def _advance(self, until_ns: int) -> None:
         """Sample what runs, until then or until it rests."""
