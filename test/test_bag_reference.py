@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from bag_writer import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from rosbags.rosbag2 import StoragePlugin
 
 from vlaq_ros.config import ArmConfig, GripperConfig, JointConfig, RobotConfig
 from vlaq_ros.errors import CameraNamesError
@@ -264,6 +266,23 @@ def test_a_namespace_picks_the_robot(tmp_path: Path) -> None:
             f"the recording has joint states of other robots too, in the namespaces {other}; "
             f"this is /{namespace}/joint_states, --namespace picks another"
         )
+
+
+def test_images_are_not_kept(tmp_path: Path) -> None:
+    pixels = np.zeros((96, 96, 3), np.uint8)
+
+    def peak_bytes(seconds: float) -> int:
+        seen = [image(entry[0], entry[1], pixels) for entry in cameras(seconds)]
+        bag = write(tmp_path / str(seconds), [*states(seconds), *seen], StoragePlugin.SQLITE3)
+        tracemalloc.start()
+        try:
+            reference(bag)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(0.9)  # what the first reading of a bag loads
+    assert peak_bytes(16.0) - peak_bytes(4.0) < 12 * 20 * len(CAMERAS) * pixels.nbytes / 20
 
 
 @given(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,23 @@ def test_a_missing_file_is_told_and_the_others_are_read(tmp_path: Path) -> None:
     (bag / "bag_2.mcap").unlink()
     with open_bag(bag) as opened:
         assert opened.damage == "its bag_1.mcap, bag_2.mcap are not there"
+
+
+def test_a_log_that_sqlite_has_not_merged_is_told(tmp_path: Path) -> None:
+    """The preset `resilient` keeps one; it stays when its recorder is killed."""
+    bag = write(tmp_path / "bag", entries(), SQLITE)
+    (file,) = storage_files(bag)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(
+            "INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp, data FROM messages"
+        )
+        database.commit()
+        left = shutil.copytree(bag, tmp_path / "left")
+    for path, damage in ((left, "messages in bag.db3-wal are not read"), (bag, "")):
+        with open_bag(path) as opened:
+            assert opened.damage == damage
+            assert sum(count for _, count in opened.topics.values()) == (404 if damage else 808)
 
 
 def test_metadata_that_cannot_be_read_is_not_needed(tmp_path: Path) -> None:

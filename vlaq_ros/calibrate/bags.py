@@ -48,7 +48,7 @@ def from_bags(
         report: called with the number of observations kept since the last call.
 
     Raises:
-        UnreadableBagError: a recording cannot be read.
+        UnreadableBagError, EmptyBagError: a recording cannot be read, or has nothing in it.
         BagTopicsError: one lacks a topic of the robot's cameras or its joint states.
         NoInstructionError: one has no instruction, and none is given.
         UnknownInstructionError: an instruction is none of the policy's.

@@ -1,6 +1,6 @@
 """rosbag2 recordings, found and read without ROS: the messages of some topics, in the order of their arrival.
 
-A recording is its storage files: metadata.yaml, which a recorder writes last, says nothing that they do not say.
+A recording is its storage files: metadata.yaml, which a recorder writes last, only says which files there should be.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ class _StorageFile(Protocol):
 class _IndexedFile:
     """A storage file as it should be."""
 
-    damage = ""
-
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, file: Path, reader: Reader) -> None:
         self._reader = reader
+        # SQLite's write-ahead log, which the preset `resilient` leaves when its recorder is killed, is not looked into
+        log = file.with_name(f"{file.name}-wal")
+        self.damage = f"messages in {log.name} are not read" if log.is_file() and log.stat().st_size else ""
         self.counts: Counter[tuple[str, str]] = Counter()
         for connection in reader.connections:
             self.counts[connection.topic, connection.msgtype] += connection.msgcount
@@ -200,7 +201,7 @@ def _open(file: Path, stack: ExitStack) -> _StorageFile:
         reader = stack.enter_context(Reader(file))
         # without an index, rosbags refuses messages that are not in order; recorders write them so
         if not isinstance(reader.storage, McapReader) or reader.storage.chunks:
-            return _IndexedFile(reader)
+            return _IndexedFile(file, reader)
     return SalvagedFile(file)
 
 
