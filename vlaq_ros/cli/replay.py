@@ -148,7 +148,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         urdf=urdf,
         thresholds=arguments.thresholds,
         conditions=conditions,
-        bound_m=next((it.limit for it in conditions if it.name.startswith("ee_error")), arguments.fit_thresholds),
+        bound_m=arguments.fit_thresholds,
         latency=Pace(arguments.latency) if isinstance(arguments.latency, str) else arguments.latency,
         annotate=arguments.annotate,
     )
@@ -252,7 +252,7 @@ def _summary(results: Sequence[Replayed], out: Path) -> dict[str, Any]:
         "bags": {names[result.bag]: {"fault": result.fault} if result.fault else told[result.out] for result in results}
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    rows = [SummaryRow(names[it.bag], f"{names[it.bag]}/{PAGE}", it.document, it.fault) for it in results]
+    rows = [SummaryRow(names[it.bag], f"{names[it.bag]}/{PAGE}", it.document, it.fault, it.failing) for it in results]
     write_summary(out / "index.html", rows)
     return {**summary, "artifacts": [str(out / "index.html"), str(out / "summary.json")]}
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from vlaq_ros.config import LATENCY_S, PilotConfig, RobotConfig
@@ -39,6 +40,7 @@ from vlaq_ros.policy.engine import FULL
 from vlaq_ros.policy.spec import PolicySpec
 
 REPORT, PAGE, PICTURE, ANNOTATED = ARTIFACTS = "report.json", "report.html", "timeline.png", "annotated"
+_FAR = 0.5  # of a joint's range
 _TELL_NS = 1_000_000_000  # of the bag, between two words on how far it is
 _INTERRUPTED = "The replay was interrupted: this is what there was until then"
 
@@ -76,7 +78,7 @@ class Plan:
     thresholds: str  # of S, as the pilot's parameter says them; empty: the recorded pilot's, or the model's
     latency: Latency | None  # None: as recorded, where the bag has a journal, else LATENCY_S
     conditions: tuple[Condition, ...]  # that fail a bag
-    bound_m: float | None  # that errors at the tool are to keep; None where none is set
+    bound_m: float | None  # at the tool, that thresholds are fitted for; None where none are
     annotate: bool
 
     def run(
@@ -147,12 +149,15 @@ class Plan:
                         out / ANNOTATED, kinematics, urdf, joints, reference=reference, step_s=spec.step_s
                     )
                     sinks.append(stack.enter_context(annotation))
-                whole = _stream(events, sinks, reference.start_ns, advance, stopped)
-            said = (_said(latency), *([_compared(parity)] if parity else []), *([] if whole else [_INTERRUPTED]))
+                whole = _stream(events, sinks, reference, advance, stopped)
+            said = [*_beyond_limits(reference, kinematics), _said(latency)]
+            said += [_compared(parity)] if parity else []
+            said += [] if whole else [_INTERRUPTED]
             document = scores.document(said)
             (out / REPORT).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
             failing = tuple(filter(None, (it.failure(document, str(out / REPORT)) for it in self.conditions)))
-            replay_page.write(out / PAGE, drawing, document, bound_m=self.bound_m, failed=failing)
+            bounds_m = replay_page.bounds(self.conditions, self.bound_m)
+            replay_page.write(out / PAGE, drawing, document, bounds_m=bounds_m, failed=failing)
             write_picture(out / PICTURE, drawing, document)
         except OSError as error:
             raise UnwrittenReportError(out, str(error)) from None
@@ -173,12 +178,12 @@ class Plan:
 def _stream(
     events: Iterable[Event],
     sinks: Sequence[Sink],
-    start_ns: int,
+    reference: Reference,
     advance: Callable[[float], object],
     stopped: Callable[[], bool],
 ) -> bool:
     """Show every event to all who look, and tell whether they saw the whole replay."""
-    told_ns = start_ns
+    told_ns = reference.start_ns
     for event in events:
         for sink in sinks:
             sink.take(event)
@@ -187,7 +192,20 @@ def _stream(
             told_ns = event.stamp_ns
         if stopped():
             return False
+    advance((reference.end_ns - told_ns) * 1e-9)
     return True
+
+
+def _beyond_limits(reference: Reference, kinematics: Kinematics) -> list[str]:
+    """Say which joints were measured so far beyond their limits that their numbers mean something else."""
+    lower, upper = kinematics.position_limits.T
+    beyond = np.maximum(lower - reference.positions, reference.positions - upper)  # [N, J]
+    return [
+        f"{name} was measured at {reference.positions[row, column]:.3g}, far beyond its limits {lower[column]:.3g} to "
+        f"{upper[column]:.3g}, in rad or m: correct its unit or sign in the robot file"
+        for column, name in enumerate(kinematics.joint_names)
+        if beyond[row := int(beyond[:, column].argmax()), column] > _FAR * (upper[column] - lower[column])
+    ]
 
 
 def _said(latency: Latency) -> str:
