@@ -38,13 +38,13 @@ from vlaq_ros.datatypes import (
     Violations,
 )
 from vlaq_ros.errors import UnusableMessageError
-from vlaq_ros.evaluate import drawing as bounds
+from vlaq_ros.evaluate import drawing as limits
 from vlaq_ros.evaluate import fail_if
 from vlaq_ros.evaluate.commanded import Told
 from vlaq_ros.evaluate.drawing import Drawing, Slots
 from vlaq_ros.evaluate.measured import Measured
 from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay_page import SummaryRow, write, write_summary
+from vlaq_ros.evaluate.replay_page import SummaryRow, bounds, write, write_summary
 from vlaq_ros.evaluate.replay_picture import write_picture
 from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.evaluate.report import SHADE
@@ -190,7 +190,7 @@ def demo() -> tuple[Drawing, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def page(demo: tuple[Drawing, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write(path, *demo, bound_m=0.015, failed=["ee_error_p95_m is 0.02: ee_error_p95_m > 0.01"])
+    write(path, *demo, bounds_m={"finest": 0.015}, failed=["ee_error_p95_m is 0.02: ee_error_p95_m > 0.01"])
     return path
 
 
@@ -317,7 +317,7 @@ def test_an_inference_beyond_the_histogram_is_in_its_last_bin() -> None:
 def test_frames_are_small_and_of_the_right_moment(page: Path) -> None:
     for camera, hue in (("front", 100), ("wrist", 20)):
         frames = inline(page)["frames"][camera]
-        assert len(frames) == bounds.FRAMES // 2
+        assert len(frames) == limits.FRAMES // 2
         t, jpeg, aspect = frames[17]
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(jpeg), np.uint8), cv2.IMREAD_COLOR)
         assert aspect == pytest.approx(4 / 3, abs=1e-3)
@@ -348,7 +348,7 @@ def test_the_largest_error_of_answers_too_many_to_draw_stays(
         "stamps_ns": [ns(30 * row / many) for row in range(many)],
         "ee_error_m": {"recorded": {"flown": values}, "finest": None},
     }
-    write(tmp_path / "report.html", demo[0], {**demo[1], "answers": answers})
+    write(tmp_path / "report.html", demo[0], {**demo[1], "answers": answers}, bounds_m={}, failed=())
     errors = inline(tmp_path / "report.html")["errors"]
     assert list(errors["of"]) == ["recorded"]
     assert len(errors["t"]) == len(errors["of"]["recorded"]["flown"]) == 2000
@@ -379,14 +379,14 @@ def test_an_hour_makes_no_longer_page_than_a_minute(tmp_path: Path) -> None:
     for event in hour():
         drawing.take(event)
     _, document = replayed(1.0, [])
-    write(tmp_path / "report.html", drawing, document)
+    write(tmp_path / "report.html", drawing, document, bounds_m={}, failed=())
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
     data = drawing.data()
-    assert sum(map(len, data["frames"].values())) == bounds.FRAMES
-    assert len(data["chunks"]) == bounds.CHUNKS
-    assert len(data["sensitivity"]["t"]) == bounds.LOOKS
-    assert {kind: len(marks) for kind, marks in data["marks"].items()} == dict.fromkeys(data["marks"], bounds.MARKS)
-    assert len(data["joints"]["t"]) == bounds.RECORDED
+    assert sum(map(len, data["frames"].values())) == limits.FRAMES
+    assert len(data["chunks"]) == limits.CHUNKS
+    assert len(data["sensitivity"]["t"]) == limits.LOOKS
+    assert {kind: len(marks) for kind, marks in data["marks"].items()} == dict.fromkeys(data["marks"], limits.MARKS)
+    assert len(data["joints"]["t"]) == limits.RECORDED
     gaps_s = np.diff([t for t, *_ in data["frames"]["front"]])
     assert gaps_s.max() < 2 * gaps_s.min()
 
@@ -415,7 +415,7 @@ def test_without_shadows_what_flew_is_drawn_alone(tmp_path: Path) -> None:
         replace(event, targets={}, inference_s={event.decision.precision: 0.1}) if isinstance(event, Answer) else event
         for event in events(10.0)
     ]
-    write(tmp_path / "report.html", *replayed(10.0, alone, (), told=(), commands=()))
+    write(tmp_path / "report.html", *replayed(10.0, alone, (), told=(), commands=()), bounds_m={}, failed=())
     data = inline(tmp_path / "report.html")
     assert {name for chunk in data["chunks"] for name in chunk["lines"]} == {"flown"}
     assert list(data["colours"]) == ["flown", "fine", "coarse"]
@@ -447,6 +447,17 @@ def test_the_summary_begins_with_the_worst(demo: tuple[Drawing, dict[str, Any]],
         assert words in page.text
 
 
+@given(st.sampled_from(("p50", "p95", "max")), st.floats(1e-4, 1.0), st.none() | st.floats(1e-4, 1.0))
+def test_a_bound_is_drawn_where_it_belongs(spread: str, limit_m: float, fitted_m: float | None) -> None:
+    turn, error, deviation = (
+        fail_if.parse(f"{name} > {limit_m}")
+        for name in ("ee_error_p95_rad", f"ee_error_{spread}_m", "ee_deviation_p95_m")
+    )
+    assert bounds([turn], fitted_m) == ({} if fitted_m is None else {"finest": fitted_m})
+    assert bounds([error], fitted_m) == bounds([], fitted_m) | {"recorded": limit_m}
+    assert bounds([deviation, turn], fitted_m) == {"finest": limit_m}
+
+
 def share_of(picture: FloatArray, colour: str) -> float:
     """Share of the pixels that have a colour, as it shades what lies behind a curve."""
     shaded = 255 * (1 + SHADE * (np.array(to_rgb(colour)) - 1))
@@ -474,7 +485,7 @@ const colour = (chosen, of) => getComputedStyle(all(chosen)[0])[of];
 facts.tracks = all("#drawn > svg").length;
 facts.frames = all("#drawn image").length;
 facts.charts = all(".chart").map((chart) => chart.querySelectorAll("path").length);
-const drawn = all("path, line, rect, text, circle, image").map((one) => one.outerHTML);
+const drawn = all("path, line, rect, text, circle, image").map((one) => one.outerHTML.replace(/base64,[^"]*/, ""));
 facts.broken = drawn.filter((text) => /NaN|Infinity|undefined/.test(text));
 const words = all("p, li, td, th, button, select, span, text");
 facts.smallest_px = Math.min(...words.map((one) => parseFloat(getComputedStyle(one).fontSize)));
@@ -527,7 +538,7 @@ def contrast(one: str, other: str) -> float:
 def test_the_page_is_whole_and_legible_in_a_browser(page: Path, width: int, scheme: str) -> None:
     preferred = f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"
     facts = looked_at(page, LOOK, f"--window-size={width},1400", preferred)
-    assert facts["tracks"] == 9 + len(JOINTS)  # instructions, cameras, S, precision, marks, errors, two axes
+    assert facts["tracks"] == 10 + len(JOINTS)  # instructions, cameras, S, precision, marks, two of errors, two axes
     assert facts["frames"] >= width // 80
     assert min(facts["charts"]) >= 1
     assert len(facts["charts"]) == 4
@@ -566,26 +577,27 @@ const joint = document.querySelector("[name=joint]");
 joint.value = "panda_joint4"; joint.dispatchEvent(new Event("change"));
 facts.tracks = document.querySelectorAll("#drawn > svg").length;
 const against = document.querySelector("[name=against]");
-against.value = "finest"; against.dispatchEvent(new Event("change"));
-facts.against = document.querySelector("#drawn").textContent.includes("against finest");
+const chart = byId("horizon").innerHTML;
+against.value = "recorded"; against.dispatchEvent(new Event("change"));
+facts.against = chart !== byId("horizon").innerHTML;
 """
     facts = looked_at(page, script, "--window-size=1200,1400")
-    for words in ("time12.5", "Snot", "the image of front is 0.40 s old, more than 0.30 s", "error of coarse", " mm"):
-        assert (words in facts["blocked"]) is (words != "Snot")
+    for words in ("time12.5", "the image of front is 0.40 s old, more than 0.30 s", "coarse from full", " mm"):
+        assert words in facts["blocked"]
     assert facts["pictures"] == 2
     assert "the first action lies 0.62 rad from the arm" in facts["rejected"]
     assert facts["dragged"] == pytest.approx([10, 20], abs=0.1)
     assert facts["whole"] == [0, 30]
     moment, begin, end = facts["moment"]
     assert begin < moment < end <= begin + 5
-    assert facts["hidden"] == 1 + len(JOINTS)  # its errors, and its fan of every joint
-    assert facts["tracks"] == 9 + 1
+    assert facts["hidden"] == 2 + len(JOINTS)  # its errors of two kinds, and its fan of every joint
+    assert facts["tracks"] == 10 + 1
     assert facts["against"] is True
 
 
 @in_browser
 def test_a_replay_in_which_nothing_happened_has_a_page(tmp_path: Path) -> None:
-    write(tmp_path / "report.html", *replayed(10.0, []))
+    write(tmp_path / "report.html", *replayed(10.0, []), bounds_m={}, failed=())
     facts = looked_at(tmp_path / "report.html", LOOK, "--window-size=1200,1400")
     assert facts["broken"] == []
     assert facts["frames"] == 0
@@ -595,7 +607,9 @@ def test_a_replay_in_which_nothing_happened_has_a_page(tmp_path: Path) -> None:
 def test_a_replay_that_errs_nowhere_has_a_page(demo: tuple[Drawing, dict[str, Any]], tmp_path: Path) -> None:
     answers = {"stamps_ns": [ns(1), ns(2)], "ee_error_m": {"recorded": {"flown": [0.0, 0.0]}, "finest": None}}
     horizon = {"step_s": 0.05, "recorded": {"flown": {"p50": [0.0] * 9, "p95": [0.0] * 9}}, "finest": None}
-    write(tmp_path / "report.html", demo[0], {**demo[1], "answers": answers, "horizon": horizon})
+    write(
+        tmp_path / "report.html", demo[0], {**demo[1], "answers": answers, "horizon": horizon}, bounds_m={}, failed=()
+    )
     facts = looked_at(tmp_path / "report.html", LOOK, "--window-size=1200,1400")
     assert facts["broken"] == []
     assert min(facts["charts"]) >= 1

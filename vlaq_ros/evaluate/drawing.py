@@ -22,12 +22,13 @@ from vlaq_ros.evaluate.report import PALETTE
 from vlaq_ros.policy.engine import FULL
 
 LOOKS = 3000
-FRAMES = 128  # of all cameras together
+FRAMES = 192  # of all cameras together
 CHUNKS = 240
 STEPS = 12  # of a chunk's line
 RECORDED = 2000  # of the recorded joints' lines
 MARKS = 300  # of each kind
 LATENCIES_S: FloatArray = np.geomspace(1e-3, 10.0, 81)  # edges of the histogram: 20 bins for a factor of ten
+_PAUSE = 4  # usual times between answers
 _FRAME_PX = 160  # wide
 _JPEG_QUALITY = 78
 _DIGITS = 4  # 0.1 mrad, 0.1 mm, 0.1 ms
@@ -159,6 +160,7 @@ class Drawing:
         moments, chunks = self._moments.values(), self._chunks.values()
         return {
             "duration_s": self._seconds(self._end_ns),
+            "flown_s": [self._seconds(moment.stamp_ns) for moment in (moments[0], moments[-1])] if moments else None,
             "instructions": [[self._seconds(stamp_ns), text] for stamp_ns, text in self._reference.instructions],
             "frames": {
                 camera: [
@@ -225,6 +227,11 @@ def colours(document: Mapping[str, Any]) -> dict[str, str]:
     """Give the colour of every precision of a report.json, finest first, as our other figures have them."""
     full = {FULL: PALETTE[-1]} if FULL in document["precisions"] else {}
     return full | dict(zip(document["thresholds"], cycle(PALETTE[:-1]), strict=False))
+
+
+def pause_ns(stamps_ns: IntArray) -> float:
+    """Say from which time between answers [N] on there was a pause, so that no line is drawn over it."""
+    return _PAUSE * float(np.median(np.diff(stamps_ns))) if len(stamps_ns) > 1 else 0.0
 
 
 def numbers(values: Iterable[float]) -> list[float | None]:

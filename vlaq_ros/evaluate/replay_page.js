@@ -10,14 +10,20 @@ const FANS = 60; // chunks drawn at once
 const FLAT_MM = 0.1; // errors up to here are drawn flat
 const MARKS = { jump: "▼", brake: "■", none: "✕" };
 const DECADES = [0.001, 0.01, 0.1, 1].flatMap((power) => [1, 2, 5].map((factor) => factor * power)).concat(10);
-const view = { from: 0, to: DURATION, joint: "", against: Object.keys(data.errors.of)[0] };
+const AGAINST = { recorded: "what was recorded", finest: data.finest };
+const view = { from: 0, to: DURATION, joint: "", against: Object.keys(data.errors.of).at(-1) };
 const hidden = new Set(); // precisions
 const shown = () => Object.keys(colours).filter((one) => !hidden.has(one));
 
 // --- values ---
 const known = (values) => values.filter((value) => value !== null);
 const mm = (values) => values.map((value) => (value === null ? null : 1e3 * value));
-const said = (value, unit = "") => (value === null ? "not known" : `${Number(value.toPrecision(3))}${unit}`);
+const LEAST_SAID = 0.001; // what is less is said to be
+function said(value, unit = "") {
+  if (value === null) return "not known";
+  if (value !== 0 && Math.abs(value) < LEAST_SAID) return `< ${LEAST_SAID}${unit}`;
+  return `${Number(value.toPrecision(3))}${unit}`;
+}
 const inView = ([from, to]) => to >= view.from && from <= view.to;
 
 // Place of the last time that is not after t; -1 where there is none.
@@ -93,8 +99,11 @@ function way(times, values, { px, py }, gap = Infinity, [from, to] = [view.from,
 const across = ({ w, py }, value, word, line, text) =>
   tag("line", { x1: 0, x2: w, y1: py(value), y2: py(value), ...line })
   + label(w - 6, py(value) - 5, word, { "text-anchor": "end", class: text });
-const bound = (on) =>
-  data.bound_mm ? across(on, data.bound_mm, `bound: ${said(data.bound_mm)} mm`, { class: "bound" }, "name bad") : "";
+const boundMm = (against) => 1e3 * (data.bounds_m[against] ?? 0); // 0: none
+function bound(on, against) {
+  const value = boundMm(against);
+  return value && across(on, value, `bound: ${said(value)} mm`, { class: "bound" }, "name bad");
+}
 
 // --- tracks: each draws itself into a width ---
 const track = (width, height, of = {}) => plane({ width, height, x: [view.from, view.to], y: [0, 1], lines: 0, ...of });
@@ -156,16 +165,16 @@ function marks(width) {
     label(on.px(t), 17 * i + 14, MARKS[kind], { class: "mark", "text-anchor": "middle" }))).join(""));
 }
 
-function errors(width) {
-  const { t, of } = data.errors, gap = (5 * DURATION) / t.length;
-  const lines = shown().filter((one) => of[view.against][one]).map((one) => [one, mm(of[view.against][one])]);
-  const high = 1.08 * Math.max(extent(lines.map(([, values]) => [t, values]))[1], data.bound_mm ?? 0, FLAT_MM);
-  const title = `action error of the tool against ${view.against}, mm`;
-  const on = track(width, 170, { y: [0, high], lines: 3, title });
+const errors = (against) => (width) => {
+  const { t, of: { [against]: of }, pause_s: gap } = data.errors;
+  const lines = shown().filter((one) => of[one]).map((one) => [one, mm(of[one])]);
+  const high = 1.08 * Math.max(extent(lines.map(([, values]) => [t, values]))[1], boundMm(against), FLAT_MM);
+  const title = `action error: distance of the tool from ${AGAINST[against]}, mm`;
+  const on = track(width, 140, { y: [0, high], lines: 3, title });
   const drawn = lines.map(([one, values]) =>
     tag("path", { d: way(t, values, on, gap), style: paint(one), class: one === "flown" ? "error flown" : "error" }));
-  return on.draw(blocked(on) + drawn.join("") + bound(on));
-}
+  return on.draw(blocked(on) + drawn.join("") + bound(on, against));
+};
 
 const joint = (index, height) => (width) => {
   const { t, names, measured, told } = data.joints;
@@ -190,8 +199,8 @@ const axis = (width) => track(width, 26, { bottom: 24 }).draw("", (t) => said(t,
 function tracks() {
   const { names } = data.joints, chosen = names.indexOf(view.joint);
   const joints = chosen < 0 ? names.map((_, index) => joint(index, 96)) : [joint(chosen, 280)];
-  const cameras = Object.keys(data.frames).map(strip);
-  return [instructions, ...cameras, sensitivity, precisions, marks, errors, axis, ...joints, axis];
+  const cameras = Object.keys(data.frames).map(strip), distances = Object.keys(data.errors.of).map(errors);
+  return [instructions, ...cameras, sensitivity, precisions, marks, ...distances, axis, ...joints, axis];
 }
 
 // --- charts ---
@@ -214,14 +223,14 @@ function latency(width) {
 function curves(width, lines, { dots = false, number = said, from = 0 } = {}) {
   const xs = known(lines.flatMap(({ x }) => x)), ys = known(lines.flatMap(({ y }) => y));
   if (!ys.length) return "";
-  const x = [from, Math.max(...xs)], y = [0, 1.08 * Math.max(...ys, data.bound_mm ?? 0, FLAT_MM)];
+  const x = [from, Math.max(...xs)], y = [0, 1.08 * Math.max(...ys, boundMm(view.against), FLAT_MM)];
   const on = plane({ width, height: CHART, x, y, bottom: 24 });
   const drawn = lines.map((line) => {
     const points = line.x.map((at, i) => [at, line.y[i]]).filter(([, value]) => dots && value !== null);
     return tag("path", { d: way(line.x, line.y, on, Infinity, x), style: paint(line.one), class: line.kind ?? "error" })
       + points.map(([at, v]) => tag("circle", { cx: on.px(at), cy: on.py(v), r: 3, style: paint(line.one) })).join("");
   });
-  return on.draw(bound(on) + drawn.join(""), number);
+  return on.draw(bound(on, view.against) + drawn.join(""), number);
 }
 
 function horizon(width) {
@@ -272,8 +281,11 @@ function card(t) {
   const { sensitivity: { t: looks, s }, errors: { t: answers, of }, spans: found } = data;
   const rows = [["time", said(t, " s"), ""], ["S", said(s[before(looks, t)] ?? null), ""]];
   rows.push(...during(found.precision).map((one) => ["precision", one, colours[one]]));
-  for (const one of shown().filter((name) => of[view.against][name]))
-    rows.push([`error of ${one}`, said(mm(of[view.against][one])[before(answers, t)] ?? null, " mm"), colours[one]]);
+  for (const [against, errors] of Object.entries(of))
+    for (const one of shown().filter((name) => errors[name])) {
+      const value = mm(errors[one])[before(answers, t)] ?? null;
+      rows.push([`${one} from ${AGAINST[against]}`, said(value, " mm"), colours[one]]);
+    }
   const table = rows.map(([what, text, colour]) => {
     const chip = colour && tag("i", { style: `background:${colour}` });
     return tag("tr", {}, tag("th", {}, chip + escape(what)) + tag("td", {}, escape(text)));
@@ -340,5 +352,6 @@ function controls() {
 
 hands();
 controls();
-render();
+const [begin, end] = data.flown_s ?? [0, DURATION];
+look(begin - 0.5, end + 0.5);
 new ResizeObserver(render).observe(byId("tracks"));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,8 +16,8 @@ import numpy as np
 
 from vlaq_ros.config import share
 from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing, colours
-from vlaq_ros.evaluate.fail_if import SCHEMA
+from vlaq_ros.evaluate.drawing import Drawing, colours, pause_ns
+from vlaq_ros.evaluate.fail_if import SCHEMA, Condition
 from vlaq_ros.evaluate.spread import column
 
 ANSWERS = 2000  # in the drawing of errors
@@ -34,7 +35,9 @@ _UNITS = (  # what a name ends with, and how its value is shown; the first that 
     ("_s", 1.0, " s"),
 )
 _ORDERING = "ee_error_p95_m"  # of many bags, the highest first
+_NOTABLE_M = 1e-4  # an error of what flew that one may want to look at
 _SPARK = (160, 26)  # px
+_LEAST = 0.001  # of a value in its unit; what is less is said to be
 _UNKNOWN = "not known"
 
 
@@ -49,8 +52,23 @@ class SummaryRow:
     failed: Sequence[str] = ()  # conditions that it fails
 
 
+def bounds(conditions: Iterable[Condition], fitted_m: float | None) -> dict[str, float]:
+    """Give the bounds on errors at the tool, by what these are held against.
+
+    Args:
+        conditions: that fail a report.
+        fitted_m: that thresholds are fitted for; None where none are.
+    """
+    bounds_m = {} if fitted_m is None else {FINEST: fitted_m}
+    for condition in conditions:
+        for against, name in ((RECORDED, "ee_error"), (FINEST, "ee_deviation")):
+            if re.fullmatch(rf"{name}_\w+_m", condition.name):
+                bounds_m[against] = condition.limit
+    return bounds_m
+
+
 def write(
-    path: Path, drawing: Drawing, document: Document, *, bound_m: float | None = None, failed: Sequence[str] = ()
+    path: Path, drawing: Drawing, document: Document, *, bounds_m: Mapping[str, float], failed: Sequence[str]
 ) -> None:
     """Write the page of one bag.
 
@@ -58,16 +76,16 @@ def write(
         path: of the page.
         drawing: what is shown of the replay.
         document: its report.json.
-        bound_m: that the error of the tool was to keep; None where none was set.
+        bounds_m: that errors at the tool are to keep, by what they are held against.
         failed: sentences on what was asked for and does not hold.
     """
     data = drawing.data()
     painted = {FLOWN: "var(--ink)", **colours(document)}
-    data |= {name: document[name] for name in ("thresholds", "horizon", "by_sensitivity", "counterfactual")}
+    data |= {name: document[name] for name in ("finest", "thresholds", "horizon", "by_sensitivity", "counterfactual")}
     data |= {
         "colours": painted,
         "errors": _errors(document["answers"], drawing.start_ns),
-        "bound_mm": bound_m and 1e3 * bound_m,
+        "bounds_m": bounds_m,
     }
     schema = _schema()
     sections = [
@@ -139,6 +157,7 @@ def _errors(answers: Mapping[str, Any], start_ns: int) -> dict[str, Any]:
         return column(np.fmax.reduceat(np.array(values, dtype=float), starts)) if len(starts) else []
 
     return {
+        "pause_s": 1e-9 * pause_ns(stamps_ns[starts]),
         "t": ((stamps_ns[starts] - start_ns) * 1e-9).round(3).tolist(),
         "of": {
             against: {name: thinned(values) for name, values in of.items()}
@@ -197,7 +216,6 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
         )
     )
     chosen = _choice("joint", ["all joints", *data["joints"]["names"]])
-    chosen += _choice("against", data["errors"]["of"])
     hatch = '<svg width="26" height="13"><rect width="26" height="13" fill="url(#{})"/></svg>{}'
     legend = (
         '<i class="line told"></i>told to the arm',
@@ -231,7 +249,11 @@ def _chip(name: str, colour: str) -> str:
 
 def _worst(document: Document, start_ns: int) -> str:
     """Offer the moments at which what flew lay furthest from what was recorded."""
-    moments = [((worst["stamp_ns"] - start_ns) * 1e-9, _said("_m", worst["ee_error_m"])) for worst in document["worst"]]
+    moments = [
+        ((worst["stamp_ns"] - start_ns) * 1e-9, _said("_m", worst["ee_error_m"]))
+        for worst in document["worst"]
+        if worst["ee_error_m"] >= _NOTABLE_M
+    ]
     buttons = "".join(f'<button data-moment="{at_s:.3f}">{at_s:.1f} s: {error}</button>' for at_s, error in moments)
     return f'<div class="bar"><span>Furthest from what was recorded:</span>{buttons}</div>' if moments else ""
 
@@ -254,13 +276,23 @@ def _charts(document: Document) -> str:
         f'<div><h3>{title}</h3><p class="soft">{text}</p><div class="chart" id="{name}"></div></div>'
         for name, (title, text) in charts.items()
     )
-    return _section("In numbers", f'<div class="charts">{boxes}</div>')
+    against = [FINEST, RECORDED] if document["errors"][FINEST] else [RECORDED]
+    chosen = f'<div class="bar"><span>errors against</span>{_choice("against", against)}</div>'
+    return _section("In numbers", chosen, f'<div class="charts">{boxes}</div>')
 
 
 def _precisions(document: Document, painted: Mapping[str, str]) -> str:
     """Lay out what is known of each precision, and of what flew."""
     errors = document["errors"]
-    heads = ["", "tool from recorded", "from the finest", "inference", "share of chunks", "gripper late", "missed"]
+    heads = [
+        "",
+        "tool from recorded",
+        f"from {document['finest']}",
+        "inference",
+        "share of chunks",
+        "gripper late",
+        "missed",
+    ]
     rows = []
     for name in (FLOWN, *document["precisions"]):
         deviation = (errors[FINEST] or {}).get(name)
@@ -309,7 +341,10 @@ def _said(name: str, value: float | None) -> str:
     factor, unit = next(((factor, unit) for suffix, factor, unit in _UNITS if name.endswith(suffix)), (1.0, ""))
     if unit == " s" and abs(value) < 1:
         factor, unit = 1e3, " ms"
-    return f"{value * factor:.3g}{unit}" if value * factor < 1000 else f"{value * factor:.0f}{unit}"
+    value *= factor
+    if 0 < abs(value) < _LEAST:
+        return f"&lt; {_LEAST}{unit}"
+    return f"{value:.3g}{unit}" if abs(value) < 1000 else f"{value:.0f}{unit}"
 
 
 def _spread(unit: str, spread: Mapping[str, float | None]) -> str:

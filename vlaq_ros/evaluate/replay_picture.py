@@ -18,14 +18,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlaq_ros.datatypes import FloatArray
-from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing, colours
+from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
+from vlaq_ros.evaluate.drawing import Drawing, colours, pause_ns
 from vlaq_ros.evaluate.report import SHADE
 
 FANS = 60  # chunks
 _INK, _TOLD = "#26323d", "0.75"
 _STRIP_IN = 0.9
-_PAUSE = 5  # mean spacings of the answers: no line over a longer one
 
 
 def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> None:
@@ -37,12 +36,13 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
         document: its report.json.
     """
     data = drawing.data()
+    begin_s, end_s = data["flown_s"] or (0.0, data["duration_s"])
     painted = {FLOWN: _INK, **colours(document)}
     heights = [*[_STRIP_IN] * len(data["frames"]), 1.8, 1.5, 1.8]
     figure = Figure(figsize=(14, 1 + sum(heights)), layout="constrained", facecolor="white")
     *strips, motion, errors, joint = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     for axes, (camera, frames) in zip(strips, data["frames"].items(), strict=True):
-        _strip(axes, camera, frames, data["duration_s"])
+        _strip(axes, camera, frames, begin_s, end_s)
     for start_s, end_s, name in data["spans"]["precision"]:
         motion.axvspan(start_s, end_s, color=painted[name], alpha=SHADE, linewidth=0)
     for axes in (motion, errors):
@@ -51,15 +51,18 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
     motion.plot(data["sensitivity"]["t"], _known(data["sensitivity"]["s"]), color="black", linewidth=1)
     motion.set(ylabel="sensitivity S", ylim=(0, None))
     answers = document["answers"]
-    times_s = (np.array(answers["stamps_ns"]) - drawing.start_ns) * 1e-9
-    pauses = np.flatnonzero(np.diff(times_s, prepend=times_s[:1]) > _PAUSE * data["duration_s"] / max(len(times_s), 1))
-    for name, values in answers["ee_error_m"][RECORDED].items():
+    stamps_ns = np.array(answers["stamps_ns"], dtype=np.int64)
+    times_s = (stamps_ns - drawing.start_ns) * 1e-9
+    pauses = np.flatnonzero(np.diff(stamps_ns, prepend=stamps_ns[:1]) > pause_ns(stamps_ns))
+    against = FINEST if answers["ee_error_m"][FINEST] else RECORDED
+    for name, values in answers["ee_error_m"][against].items():
         if name != FLOWN or not document["precisions"]:
             broken = np.insert(1e3 * _known(values), pauses, np.nan)
             errors.plot(np.insert(times_s, pauses, np.nan), broken, color=painted[name], linewidth=1)
-    errors.set(ylabel="error of the tool [mm]", ylim=(0, None))
+    finest = document["finest"] if against == FINEST else "recorded"
+    errors.set(ylabel=f"tool from {finest} [mm]", ylim=(0, None))
     _joint(joint, data, painted, document["precisions"] or [FLOWN])
-    joint.set(xlabel="time [s]", xlim=(0, data["duration_s"]))
+    joint.set(xlabel="time [s]", xlim=(begin_s, end_s))
     for axes in (motion, errors, joint):
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels((motion, errors, joint))
@@ -74,15 +77,15 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
         figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def _strip(axes: Axes, camera: str, frames: Sequence[tuple[float, str, float]], duration_s: float) -> None:
+def _strip(axes: Axes, camera: str, frames: Sequence[tuple[float, str, float]], begin_s: float, end_s: float) -> None:
     """Lay frames side by side, each from its time on."""
     axes.set(yticks=[], ylim=(0, 1))
     axes.set_ylabel(camera, rotation=0, ha="right", va="center")
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False)
     if frames:
-        wide_s = duration_s * frames[0][2] * _STRIP_IN / 12.8  # of the 14 inches, those of the axes
-        for start_s in np.arange(0, duration_s, wide_s):
+        wide_s = (end_s - begin_s) * frames[0][2] * _STRIP_IN / 12.8  # of the 14 inches, those of the axes
+        for start_s in np.arange(begin_s, end_s, wide_s):
             _, jpeg, _ = min(frames, key=lambda frame: abs(frame[0] - start_s))
             extent = (start_s, start_s + 0.98 * wide_s, 0.0, 1.0)
             axes.imshow(
