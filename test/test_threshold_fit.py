@@ -15,7 +15,7 @@ from vlaq_ros.config import PilotConfig, build
 from vlaq_ros.control.precision import PrecisionController, PrecisionRule, rules
 from vlaq_ros.datatypes import Motion
 from vlaq_ros.errors import TooFewAnswersError
-from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER, Samples, fit_thresholds, thresholds_file
+from vlaq_ros.evaluate.threshold_fit import ALWAYS, Samples, fit_thresholds, thresholds_file
 
 S = np.linspace(0, 1, 400)
 
@@ -28,19 +28,20 @@ def samples(errors_m: dict[str, Sequence[float] | float], sensitivities: Sequenc
 LINE = samples({"fine": 0.0, "coarse": 0.02 * S})  # coarse errs by 0.02 S
 
 
-def test_a_precision_serves_up_to_where_its_error_crosses_the_bound() -> None:
+def test_a_precision_serves_up_to_where_a_twentieth_of_its_chunks_exceeds_the_bound() -> None:
+    """It keeps the bound up to S = 0.5, which are 95 % of those up to S = 0.5 / 0.95."""
     fit = fit_thresholds([LINE], [LINE], 0.01)
-    assert fit["thresholds"]["fine"] == pytest.approx(0.5, abs=0.03)
+    assert fit["thresholds"]["fine"] == pytest.approx(0.5 / 0.95, abs=0.003)
     for outcome in (fit["fitting"], fit["held_out"]):
         assert outcome["answers"] == 400
-        assert outcome["cheap_share"] == pytest.approx(0.5, abs=0.03)
+        assert outcome["cheap_share"] == pytest.approx(0.5 / 0.95, abs=0.005)
         assert outcome["precision_share"] == {
             "fine": pytest.approx(1 - outcome["cheap_share"]),
             "coarse": outcome["cheap_share"],
         }
         assert outcome["ee_deviation_p95_m_by_precision"]["fine"] == 0.0
-        assert outcome["ee_deviation_p95_m_by_precision"]["coarse"] == pytest.approx(0.0095, rel=0.06)
-        assert outcome["ee_deviation_p95_m"] == pytest.approx(0.009, rel=0.1)
+        assert outcome["ee_deviation_p95_m_by_precision"]["coarse"] == pytest.approx(0.01, rel=0.01)
+        assert outcome["ee_deviation_p95_m"] == pytest.approx(0.02 * (0.5 / 0.95 - 0.05), rel=0.02)
     assert (fit["bound_m"], fit["holds"]) == (0.01, True)
 
 
@@ -54,7 +55,7 @@ def test_what_is_not_checked_is_not_said_to_hold() -> None:
     assert (fit["held_out"], fit["holds"]) == (None, None)
 
 
-@pytest.mark.parametrize(("bound_m", "threshold", "share"), [(0.1, NEVER, 1.0), (1e-5, ALWAYS, 0.0)])
+@pytest.mark.parametrize(("bound_m", "threshold", "share"), [(0.1, 1.0, 1.0), (1e-5, ALWAYS, 0.0)])
 def test_a_bound_that_all_or_none_keep(bound_m: float, threshold: float, share: float) -> None:
     fit = fit_thresholds([samples({"fine": 0.0, "coarse": 0.02 + 0.01 * S})], [], bound_m)
     assert fit["thresholds"]["fine"] == threshold
@@ -73,8 +74,9 @@ def test_a_coarser_precision_than_the_finest_of_the_bundle_is_held_against_full(
 def test_three_precisions_each_to_its_own_crossing() -> None:
     fit = fit_thresholds([samples({"w8": 0.0, "w4": 0.02 * S, "w2": 0.05 * S})], [], 0.01)
     assert list(fit["thresholds"]) == ["w8", "w4", "w2"]
-    assert fit["thresholds"]["w8"] == pytest.approx(0.5, abs=0.03)
-    assert fit["thresholds"]["w4"] == pytest.approx(0.2, abs=0.03)
+    coarsest = 0.2 / 0.95
+    assert fit["thresholds"]["w4"] == pytest.approx(coarsest, abs=0.003)
+    assert fit["thresholds"]["w8"] == pytest.approx(coarsest + (0.5 - coarsest) / 0.95, abs=0.003)
 
 
 def test_recordings_are_put_together() -> None:
@@ -89,7 +91,7 @@ def test_answers_at_an_unknown_motion_are_served_by_the_finest_and_fit_nothing()
     unknown = samples({"fine": 0.0, "coarse": 1.0}, [np.inf] * 400)
     fit = fit_thresholds([LINE, unknown], [], 0.01)
     assert fit["thresholds"] == fit_thresholds([LINE], [], 0.01)["thresholds"]
-    assert fit["fitting"]["cheap_share"] == pytest.approx(0.25, abs=0.02)
+    assert fit["fitting"]["cheap_share"] == pytest.approx(0.5 / 0.95 / 2, abs=0.005)
 
 
 def test_answers_that_no_shadow_was_computed_for_fit_nothing() -> None:
@@ -125,11 +127,25 @@ def test_what_the_fit_says_is_what_the_controller_does(values: list[float], boun
     drawn = samples(
         {"w8": 0.0, "w4": random.uniform(0, 0.1, len(values)), "w2": random.uniform(0, 0.2, len(values))}, values
     )
-    thresholds = fit_thresholds([drawn], [], bound_m)["thresholds"]
+    fit = fit_thresholds([drawn], [drawn], bound_m)
+    thresholds = fit["thresholds"]
     assert list(thresholds.values()) == sorted(set(thresholds.values()), reverse=True)
     controller = PrecisionController([PrecisionRule(*it) for it in thresholds.items()], 0.0)
     asked = [controller.decide(Motion(k, 0.0, 0.0, value), k).precision for k, value in enumerate(values)]
     assert [list(thresholds)[k] for k in drawn.served(list(thresholds.values()))] == asked
+
+
+@given(st.floats(1e-4, 0.1), st.integers(0, 2**16))
+def test_two_precisions_keep_the_bound_on_what_they_were_fitted_to_and_no_higher_threshold_does(
+    bound_m: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    seen, errors_m = random.uniform(0, 2, 60), random.uniform(0, 0.12, 60)
+    drawn = samples({"fine": 0.0, "coarse": errors_m}, seen)
+    fit = fit_thresholds([drawn], [drawn], bound_m)
+    assert fit["holds"]
+    higher = np.sort(seen[seen > fit["thresholds"]["fine"] + 2e-4])
+    assert all(np.mean(errors_m[seen <= threshold] <= bound_m) < 0.95 for threshold in higher)
 
 
 def test_the_file_of_thresholds_is_what_the_pilot_reads(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vlaq_ros.calibrate.injection import Chunk, Injection
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import TooFewInjectionsError
 from vlaq_ros.evaluate.motion import FINE_SHARE
-from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER, bins, falling, first_crossing, typical
+from vlaq_ros.evaluate.threshold_fit import ALWAYS, NEVER, bins, falling, kept_up_to
 
 LEAST_EPISODES = 5
 TOLERATED_SUCCESS = 0.95  # of the episodes that deviate no more than tolerated
@@ -167,7 +167,7 @@ def by_error_bound(precisions: Sequence[str], chunks: Sequence[Chunk], injection
     curves = Curves(
         sensitivities=centres,
         gains_m=rising(seen, gains_m)(centres),
-        errors={name: typical(values, parts) for name, values in errors.items()},
+        errors={name: _typical(values, parts) for name, values in errors.items()},
         tolerated_m=tolerated(deviations_m, successes),
     )
     evidence = Evidence(
@@ -200,15 +200,19 @@ def rising(x: FloatArray, y: FloatArray) -> Callable[[FloatArray], FloatArray]:
 
 def tolerated(deviations_m: FloatArray, successes: NDArray[np.bool_]) -> float:
     """Largest deviation up to which 95 % of the episodes [N] succeeded; 0 if there is none."""
-    values, which, counts = np.unique(deviations_m, return_inverse=True, return_counts=True)
-    rates = np.cumsum(np.bincount(which, successes)) / np.cumsum(counts)
-    return float(values[rates >= TOLERATED_SUCCESS].max(initial=0.0))
+    return kept_up_to(deviations_m, successes, TOLERATED_SUCCESS, none=0.0)
 
 
 def crossing(curves: Curves, precision: str) -> float:
     """The S up to which a precision's error keeps within the bound: `NEVER` if everywhere, `ALWAYS` if nowhere."""
     excess_m = curves.errors[precision] * curves.gains_m - curves.tolerated_m
-    return first_crossing(curves.sensitivities, excess_m)
+    above = np.flatnonzero(excess_m > 0)
+    if not len(above):
+        return NEVER
+    if above[0] == 0:
+        return ALWAYS
+    ends = slice(above[0] - 1, above[0] + 1)
+    return float(np.interp(0, excess_m[ends], curves.sensitivities[ends]))
 
 
 def clustered(
@@ -228,3 +232,11 @@ def _spearman(x: FloatArray, y: FloatArray) -> float:
 
 def _pearson(x: FloatArray, y: FloatArray) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else 0.0
+
+
+def _typical(errors: FloatArray, parts: Sequence[NDArray[np.int64]]) -> FloatArray:
+    """95th percentiles [K] of errors in bins, made monotonic in the direction that fits better."""
+    percentiles = np.array([np.percentile(errors[rows], 95) for rows in parts])
+    fits = [isotonic_regression(percentiles, increasing=increasing).x for increasing in (True, False)]
+    best: FloatArray = min(fits, key=lambda fit: float(np.sum((fit - percentiles) ** 2)))
+    return best

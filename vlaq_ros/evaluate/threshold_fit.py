@@ -1,8 +1,7 @@
 """Thresholds of S that keep the action error of coarser precisions within a bound, from observations that all answered.
 
-A precision is asked for up to the S at which the 95th percentile of its error crosses the bound. Percentiles are taken
-in bins of S and made monotonic; `vlaq calibrate` finds its thresholds in the same way, where the bound itself depends
-on S.
+A precision serves up to the largest S at which 95 % of the chunks that it would then serve keep the bound, the coarsest
+precision first. Beyond the S that was seen the finest serves.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
 
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import TooFewAnswersError
-from vlaq_ros.evaluate.spread import number, percentile
+from vlaq_ros.evaluate.spread import number
 
 NEVER = 1e9  # a threshold above any S
 ALWAYS = -1.0  # one below any
 _BINS = 20
+_LEAST = 20  # answers
+_KEPT = 0.95  # of the chunks keep the bound
 _CHANGE = 1e-4  # the least by which thresholds fall
 
 
@@ -55,7 +55,7 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
     Args:
         fitting: of the recordings to fit to, one or more.
         held_out: of those to check on; none leaves it open whether the thresholds hold elsewhere.
-        bound_m: that the 95th percentile of the error is to keep, over the chunks of each precision.
+        bound_m: that 95 % of the chunks that each precision serves are to keep.
 
     Returns:
         Plain values: `bound_m`; `thresholds` by precision, finest first; for `fitting` and `held_out` (null without
@@ -69,11 +69,14 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
     samples = Samples.joined(fitting)
     names = tuple(samples.errors_m)
     known = np.isfinite([samples.sensitivities, *samples.errors_m.values()]).all(axis=0)
-    if len(names) < 2 or known.sum() < _BINS:
-        raise TooFewAnswersError(int(known.sum()), _BINS, names)
-    centres, rows = bins(samples.sensitivities[known])
-    excesses_m = [typical(samples.errors_m[name][known], rows) - bound_m for name in names[1:]]
-    thresholds = falling([first_crossing(centres, excess_m) for excess_m in excesses_m])
+    if len(names) < 2 or known.sum() < _LEAST:
+        raise TooFewAnswersError(int(known.sum()), _LEAST, names)
+    crossings = [ALWAYS]
+    for name in reversed(names[1:]):
+        rows = known & (samples.sensitivities > crossings[0])
+        kept = samples.errors_m[name][rows] <= bound_m
+        crossings.insert(0, kept_up_to(samples.sensitivities[rows], kept, _KEPT, none=crossings[0]))
+    thresholds = falling(np.floor(np.array(crossings[:-1]) / _CHANGE) * _CHANGE)
     checked = _outcome(Samples.joined(held_out), thresholds) if held_out else None
     p95s_m = checked["ee_deviation_p95_m_by_precision"].values() if checked else ()
     return {
@@ -94,9 +97,15 @@ def _outcome(samples: Samples, thresholds: Sequence[float]) -> dict[str, Any]:
         "answers": len(served),
         "cheap_share": number(float(np.mean(served > 0))),
         "precision_share": {name: number(float(np.mean(served == k))) for k, name in enumerate(names)},
-        "ee_deviation_p95_m": percentile(taken_m, 95),
-        "ee_deviation_p95_m_by_precision": {name: percentile(taken_m[served == k], 95) for k, name in enumerate(names)},
+        "ee_deviation_p95_m": _kept(taken_m),
+        "ee_deviation_p95_m_by_precision": {name: _kept(taken_m[served == k]) for k, name in enumerate(names)},
     }
+
+
+def _kept(errors_m: FloatArray) -> float | None:
+    """The least error that 95 % of what is known keep; None where nothing is known."""
+    known_m = errors_m[np.isfinite(errors_m)]
+    return float(np.percentile(known_m, 100 * _KEPT, method="inverted_cdf")) if len(known_m) else None
 
 
 def thresholds_file(fit: dict[str, Any]) -> str:
@@ -120,23 +129,11 @@ def bins(sensitivities: FloatArray) -> tuple[FloatArray, list[NDArray[np.int64]]
     return np.array([np.median(sensitivities[rows]) for rows in parts]), parts
 
 
-def typical(errors: FloatArray, parts: Sequence[NDArray[np.int64]]) -> FloatArray:
-    """95th percentiles [K] of errors in bins, made monotonic in the direction that fits better."""
-    percentiles = np.array([np.percentile(errors[rows], 95) for rows in parts])
-    fits = [isotonic_regression(percentiles, increasing=increasing).x for increasing in (True, False)]
-    best: FloatArray = min(fits, key=lambda fit: float(np.sum((fit - percentiles) ** 2)))
-    return best
-
-
-def first_crossing(sensitivities: FloatArray, excess: FloatArray) -> float:
-    """The S up to which an excess [K] over a bound is none: `NEVER` if everywhere, `ALWAYS` if nowhere."""
-    above = np.flatnonzero(excess > 0)
-    if not len(above):
-        return NEVER
-    if above[0] == 0:
-        return ALWAYS
-    ends = slice(above[0] - 1, above[0] + 1)
-    return float(np.interp(0, excess[ends], sensitivities[ends]))
+def kept_up_to(x: FloatArray, kept: NDArray[np.bool_], share: float, none: float) -> float:
+    """Largest x up to which a share of the rows [N] keeps something; `none` if there is none."""
+    values, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    shares = np.cumsum(np.bincount(which, kept)) / np.cumsum(counts)
+    return float(values[shares >= share].max(initial=none))
 
 
 def falling(crossings: Sequence[float] | FloatArray) -> tuple[float, ...]:
