@@ -14,6 +14,8 @@ from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
 from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.journal import Tick
 
+_ROUNDING = 1e-6  # of S, from one version of the package or its libraries to the next
+
 
 class Parity:
     """A sink of a replay's events.
@@ -33,7 +35,7 @@ class Parity:
             time; inf where they have not as many points.
         unmatched: how many were replayed only.
         decisions: how many were replayed and recorded.
-        decisions_equal: how many of them are the same precision for the same S.
+        decisions_equal: how many of them are the same precision for the same S, but for rounding.
     """
 
     def __init__(self, bag: Path, reference: Reference, topics: Topics) -> None:
@@ -60,7 +62,7 @@ class Parity:
                 if not self._knows and entry.sensitivity is not None:
                     return
                 sensitivity = math.nan if entry.sensitivity is None else entry.sensitivity
-                same = np.array_equal(decision.sensitivity, sensitivity, equal_nan=True)
+                same = np.isclose(decision.sensitivity, sensitivity, rtol=0, atol=_ROUNDING, equal_nan=True)
                 self.decisions += 1
                 self.decisions_equal += bool(same) and decision.precision == entry.precision
                 return
