@@ -83,6 +83,12 @@ def installed() -> dict[str, Any]:
     return {"scripts": scripts, "files": files}
 
 
+@pytest.fixture(autouse=True)
+def leave_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Temporary files go where pytest removes them."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
 def test_the_launch_files_are_there() -> None:
     assert [file.name for file in FILES] == ["demo.launch.py", "pilot.launch.py", "record.launch.py"]
 
@@ -185,7 +191,6 @@ def test_the_recorder_can_hear_whoever_publishes(tmp_path: Path) -> None:
     (command,) = described("record").commands(ROOT, robot=streamed_robot(tmp_path), record="out/bag")
     file = Path(command[command.index("--qos-profile-overrides-path") + 1])
     asked = {topic: profile(said) for topic, said in yaml.safe_load(file.read_text()).items()}
-    file.unlink()
     latched = {"/robot_description", "/pilot/session", "/pilot/precision"}
     often = {"/joint_states": [QoSProfile(depth=10), qos_profile_sensor_data], "/positions": [QoSProfile(depth=1)]}
     offered = {topic: [LATCHED] for topic in latched} | often
