@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bag_writer import SECOND, START, Entry, compressed, cut, image, joint_state, text, trajectory, write
+from bag_writer import SECOND, START, Entry, compressed, cut, header, image, joint_state, text, trajectory, write
 
 from vlaq_ros.config import CameraConfig, RobotConfig
 from vlaq_ros.errors import BagTopicsError, JointNamesError, NamespaceError, UnusableMessageError, VlaqError
@@ -209,17 +209,26 @@ def test_two_robots_in_one_bag_are_told_with_how_to_pick_one(tmp_path: Path) -> 
     )
     both = write(tmp_path / "both", [*entries, *session(1)])
     assert lines(both) == [
-        "the recording has joint states of other robots too, in the namespaces /left, /right; "
-        "this is /joint_states, --namespace picks another"
+        "there are joint states in the namespaces /left, /right too; "
+        "the robot is that of /joint_states, --namespace picks another"
     ]
 
 
+@pytest.mark.parametrize("topic", ["/joint_states", "/camera/front/image_raw"])
+def test_messages_without_a_stamp_are_an_error(topic: str, tmp_path: Path) -> None:
+    entries = [(*e[:3], e[3] | {"header": header(0)}) if e[1] == topic else e for e in session(1)]
+    assert refusal(UnusableMessageError, write(tmp_path / "bag", entries)) == (
+        f"a message on {topic} is stamped 0; expected the time that it is of: let its driver stamp it"
+    )
+
+
 def test_commands_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    back = trajectory(at(2.5), ARM, NAMES, (1, 1), (REST, REST))
     other = trajectory(at(1), ARM, ["lift"], (0, 1), ([1], [2]))
     empty = trajectory(at(2), ARM, NAMES, (), ())
     good = trajectory(at(3), ARM, NAMES, (0, 1), (REST, REST))
-    reference = read(write(tmp_path / "bag", [*session(), other, empty, good]))
+    reference = read(write(tmp_path / "bag", [*session(), other, empty, back, good]))
     assert reference.lines == (
-        f"2 of 3 messages on {ARM} cannot be used, the first because {JointNamesError(NAMES, ['lift'], 'the command')}",
+        f"3 of 4 messages on {ARM} cannot be used, the first because {JointNamesError(NAMES, ['lift'], 'the command')}",
     )
     assert len(reference.commands) == 1

@@ -263,8 +263,8 @@ def test_a_namespace_picks_the_robot(tmp_path: Path) -> None:
         read = reference(bag, namespace=namespace)
         assert read.positions[0, 0] == value
         assert read.lines[0] == (
-            f"the recording has joint states of other robots too, in the namespaces {other}; "
-            f"this is /{namespace}/joint_states, --namespace picks another"
+            f"there are joint states in the namespaces {other} too; "
+            f"the robot is that of /{namespace}/joint_states, --namespace picks another"
         )
 
 

@@ -109,6 +109,8 @@ class Listener:
             raise JointNamesError(self._joints.message, command.joint_names, "the command")
         if not len(command.times_ns):
             raise UnusableMessageError("the command has no point", "one or more")
+        if (np.diff(command.times_ns) <= 0).any():
+            raise UnusableMessageError("the command's points do not follow each other in time", "rising times")
         source = [command.joint_names.index(name) for name in columns]
 
         def spread(values: FloatArray) -> FloatArray:

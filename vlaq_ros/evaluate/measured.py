@@ -21,9 +21,10 @@ class Measured:
     def at(self, stamps_ns: IntArray) -> FloatArray:
         """Positions [K, J] at some times [K], interpolated; nan in gaps, before the first and after the last."""
         after = np.searchsorted(self.stamps_ns, stamps_ns)
-        before_ns, after_ns = self.stamps_ns[np.clip([after - 1, after], 0, len(self.stamps_ns) - 1)]
+        ends = np.clip([after - 1, after], 0, len(self.stamps_ns) - 1)  # [2, K]
+        before_ns, after_ns = self.stamps_ns[ends]
+        before, behind = self.positions[ends]
+        share = (stamps_ns - before_ns) / np.maximum(after_ns - before_ns, 1)
         between = (before_ns <= stamps_ns) & (stamps_ns <= after_ns) & (after_ns - before_ns <= _GAP_NS)
         known = between | (stamps_ns == after_ns)
-        begin_ns = self.stamps_ns[0]  # differences are exact as floats
-        columns = [np.interp(stamps_ns - begin_ns, self.stamps_ns - begin_ns, it) for it in self.positions.T]
-        return np.where(known[:, None], np.column_stack(columns), np.nan)
+        return np.where(known[:, None], before + share[:, None] * (behind - before), np.nan)

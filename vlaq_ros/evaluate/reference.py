@@ -10,6 +10,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 from vlaq_ros import messages
 from vlaq_ros.config import PilotConfig
 from vlaq_ros.datatypes import FloatArray, IntArray, Trajectory
-from vlaq_ros.errors import BagTopicsError, NamespaceError, VlaqError
+from vlaq_ros.errors import BagTopicsError, NamespaceError, UnusableMessageError, VlaqError
 from vlaq_ros.evaluate.commanded import PERIOD_NS, Listener, Told
 from vlaq_ros.evaluate.measured import Measured
 from vlaq_ros.evaluate.regularity import Stamps
@@ -43,9 +44,7 @@ class Reference:
     repeated_ns: tuple[tuple[int, int], ...]  # stretches of time that were recorded more than once
     commands: tuple[Trajectory, ...]  # of the arm; a gripper with a topic of its own is merged, unknown columns are nan
     instructions: tuple[tuple[int, str], ...]
-    precisions: tuple[
-        IntArray, tuple[str, ...]
-    ]  # stamps and names of those that chunks were computed at; latched, so the first may be of earlier
+    precisions: tuple[IntArray, tuple[str, ...]]  # of chunks: stamps and names; latched, the first may be an old one
     urdf: str  # empty where the recording has none
     journal: bool  # whether the pilot wrote down what it did
     lines: tuple[str, ...]
@@ -66,12 +65,13 @@ class Reference:
             UnreadableBagError, EmptyBagError: it is no recording, or has nothing in it.
             NamespaceError: its robots have other namespaces.
             BagTopicsError: it lacks the images of a camera or the joint states.
-            JointNamesError, UnusableMessageError: not one joint state can be used.
+            JointNamesError, UnusableMessageError: not one joint state can be used, or no image has a stamp.
         """
         with open_bag(bag) as opened:
             _check(bag, opened, topics)
             reading = _Reading(opened, topics, joints)
-            for message in opened.messages(topics.types):
+            skipped = {topics.session, topics.journal}
+            for message in opened.messages({it: kind for it, kind in topics.types.items() if it not in skipped}):
                 reading.take(message)
             return reading.finished()
 
@@ -112,28 +112,27 @@ class _Reading:
     def __init__(self, bag: OpenBag, topics: Topics, joints: JointMap) -> None:
         limits = PilotConfig()
         self._bag, self._topics, self._joints = bag, topics, joints
-        self._seen = {camera: Stamps(f"camera {camera}", limits.max_image_age_s) for camera in topics.cameras}
-        self._first: dict[str, Message] = {}  # image of each camera
+        self._inputs = {it: Stamps(f"camera {name}", limits.max_image_age_s) for name, it in topics.cameras.items()}
+        self._inputs[topics.joint_states] = Stamps("joint states", limits.max_joint_age_s)
+        self._first: dict[str, Message] = {}  # image of each camera's topic
         self._last: dict[str, Message] = {}
-        self._moved = Stamps("joint states", limits.max_joint_age_s)
         self._stamps_ns, self._positions = array("q"), array("d")  # [N], [N * J]
         self._offsets_ns = array("q")  # [N], the recorder's clock less that of the headers
         self._listeners = {topic: Listener(joints, names) for topic, names in topics.commanded.items()}
         self._texts: dict[str, list[tuple[int, str]]] = {}  # by topic
         self._refusals: Counter[str] = Counter()  # by topic
         self._why: dict[str, VlaqError] = {}  # the first refusal of a topic
-        self._cameras = {topic: camera for camera, topic in topics.cameras.items()}
         first = next(bag.messages({topics.joint_states: JOINTS}))
         self._offset_ns = first.received_ns - messages.header_stamp_ns(first.raw)  # now
 
     def take(self, message: Message) -> None:
         """Take the next message; what cannot be used is counted."""
         try:
-            if message.topic in self._cameras:
-                self._look(self._cameras[message.topic], message)
-            elif message.topic == self._topics.joint_states:
+            if message.topic == self._topics.joint_states:
                 self._move(message)
-            elif message.topic != self._topics.journal:
+            elif message.topic in self._inputs:
+                self._look(message)
+            else:
                 self._hear(message, message.received_ns - self._offset_ns)
         except VlaqError as error:
             self._refusals[message.topic] += 1
@@ -142,23 +141,23 @@ class _Reading:
     def finished(self) -> Reference:
         """Put together what was read."""
         topics, bag = self._topics, self._bag
-        if not self._stamps_ns:
-            raise self._why[topics.joint_states]
-        positions = np.array(self._positions).reshape(-1, len(self._joints.urdf))
-        motion = Measured(np.array(self._stamps_ns, dtype=np.int64), positions)
-        inputs = [*self._seen.values(), self._moved]
-        start_ns, end_ns = min(it.span_ns()[0] for it in inputs), max(it.span_ns()[1] for it in inputs)
+        for topic, stamps in self._inputs.items():
+            if not stamps:
+                raise self._why[topic]
+        positions = np.frombuffer(self._positions).reshape(-1, len(self._joints.urdf))
+        motion = Measured(np.frombuffer(self._stamps_ns, dtype=np.int64), positions)
+        spans_ns = np.array([stamps.span_ns() for stamps in self._inputs.values()])
+        start_ns, end_ns = int(spans_ns.min()), int(spans_ns.max())
         every = {topic: listener.told(motion) for topic, listener in self._listeners.items()}
         told = {topic: it for topic, it in every.items() if it}
         sent = self._texts.get(topics.precision, [])
         sizes_px, odd_images = self._sizes()
-        rates_hz = {camera: stamps.rate_hz() for camera, stamps in self._seen.items()}
+        expected_hz = {topic: topics.rates_hz[camera] for camera, topic in topics.cameras.items()}
         lines = [
             *([f"the recording is damaged: {bag.damage}"] if bag.damage else []),
             *_other_robots(bag, topics),
             *_other_types(bag, topics),
-            *(line for it in self._seen for line in self._seen[it].lines(start_ns, end_ns, topics.rates_hz[it])),
-            *self._moved.lines(start_ns, end_ns),
+            *chain(*(it.lines(start_ns, end_ns, expected_hz.get(topic)) for topic, it in self._inputs.items())),
             *odd_images,
             *self._refused(),
             *self._uncommanded(told.values()),
@@ -169,29 +168,29 @@ class _Reading:
             offset_ns=int(np.median(self._offsets_ns)),
             motion=motion,
             told=tuple(told.values()),
-            repeated_ns=tuple(stretch for it in inputs for stretch in it.repeated_ns),
+            repeated_ns=tuple(stretch for it in self._inputs.values() for stretch in it.repeated_ns),
             commands=_merged(told.get(topics.arm), told.get(topics.gripper)),
             instructions=tuple(self._texts.get(topics.instruction, [])),
             precisions=(np.array([ns for ns, _ in sent], dtype=np.int64), tuple(name for _, name in sent)),
             urdf=self._texts.get(topics.description, [(0, "")])[-1][1],
             journal=not bag.lacking({topics.journal: topics.types[topics.journal]}),
             lines=tuple(lines),
-            camera_rates_hz=rates_hz,
+            camera_rates_hz={camera: self._inputs[topic].rate_hz() for camera, topic in topics.cameras.items()},
             camera_sizes_px=sizes_px,
-            joint_rate_hz=self._moved.rate_hz(),
+            joint_rate_hz=self._inputs[topics.joint_states].rate_hz(),
         )
 
-    def _look(self, camera: str, message: Message) -> None:
-        self._seen[camera].hear(messages.header_stamp_ns(message.raw))
-        self._first.setdefault(camera, message)
-        self._last[camera] = message
+    def _look(self, message: Message) -> None:
+        self._inputs[message.topic].hear(_stamped(message, messages.header_stamp_ns(message.raw)))
+        self._first.setdefault(message.topic, message)
+        self._last[message.topic] = message
 
     def _move(self, message: Message) -> None:
         said = self._bag.deserialize(message)
         values, _ = messages.joint_state(said, self._joints.message)
-        stamp_ns = messages.stamp_ns(said.header.stamp)
+        stamp_ns = _stamped(message, messages.stamp_ns(said.header.stamp))
         self._offset_ns = message.received_ns - stamp_ns
-        newer = self._moved.hear(stamp_ns)
+        newer = self._inputs[message.topic].hear(stamp_ns)
         if newer and not (self._stamps_ns and stamp_ns // PERIOD_NS <= self._stamps_ns[-1] // PERIOD_NS):
             self._stamps_ns.append(stamp_ns)
             self._positions.extend(self._joints.positions(values))
@@ -207,10 +206,12 @@ class _Reading:
     def _sizes(self) -> tuple[dict[str, tuple[int, int]], list[str]]:
         """Width and height of every camera's first image, and what is odd about it and the last one."""
         sizes_px, lines = {}, []
-        for camera, first in self._first.items():
-            decode = messages.IMAGES[first.msgtype.rpartition("/")[2]]
+        for camera, topic in self._topics.cameras.items():
+            decode = messages.IMAGES[self._topics.types[topic].rpartition("/")[2]]
             try:
-                begun, ended = (decode(self._bag.deserialize(it)).shape[1::-1] for it in (first, self._last[camera]))
+                begun, ended = (
+                    decode(self._bag.deserialize(it)).shape[1::-1] for it in (self._first[topic], self._last[topic])
+                )
             except VlaqError as error:
                 lines.append(f"camera {camera}: {error}")
                 continue
@@ -231,11 +232,18 @@ class _Reading:
             yield f"there are no commands of {', '.join(names)}: what was measured counts instead"
 
 
+def _stamped(message: Message, stamp_ns: int) -> int:
+    if not stamp_ns:
+        got = f"a message on {message.topic} is stamped 0"
+        raise UnusableMessageError(got, "the time that it is of: let its driver stamp it")
+    return stamp_ns
+
+
 def _check(path: Path, bag: OpenBag, topics: Topics) -> None:
     """Hold a recording against the topics that no replay can do without."""
     needed = [*topics.cameras.values(), topics.joint_states]
     missing = bag.lacking({topic: topics.types[topic] for topic in needed})
-    if len(missing) == len(needed) and (found := _namespaces(bag, topics)):
+    if topics.joint_states not in bag.topics and (found := _namespaces(bag, topics)):
         raise NamespaceError(path, topics.joint_states, found)
     if missing:
         raise BagTopicsError(path, missing, bag.contents())
@@ -253,8 +261,8 @@ def _namespaces(bag: OpenBag, topics: Topics) -> list[str]:
 def _other_robots(bag: OpenBag, topics: Topics) -> Iterator[str]:
     if others := _namespaces(bag, topics):
         yield (
-            f"the recording has joint states of other robots too, in the namespaces {', '.join(others)}; "
-            f"this is {topics.joint_states}, --namespace picks another"
+            f"there are joint states in the namespaces {', '.join(others)} too; "
+            f"the robot is that of {topics.joint_states}, --namespace picks another"
         )
 
 

@@ -45,6 +45,9 @@ class Stamps:
         self._newest_ns = stamp_ns if newest_ns is None else max(newest_ns, stamp_ns)
         return newest_ns is None or stamp_ns > newest_ns
 
+    def __len__(self) -> int:
+        return len(self._received)
+
     def span_ns(self) -> tuple[int, int]:
         """Smallest and largest stamp."""
         stamps_ns = self._array()
@@ -102,7 +105,7 @@ class Stamps:
         return f"the longest for {_s(int(steps_ns[longest])):.2f} s, {_at(self._received[longest], start_ns)}"
 
     def _array(self) -> IntArray:
-        return np.array(self._received, dtype=np.int64)
+        return np.frombuffer(self._received, dtype=np.int64)
 
     def _steps_ns(self) -> IntArray:
         """Distances to the next stamp [N - 1]; not positive where time jumped back."""
