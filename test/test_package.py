@@ -17,7 +17,7 @@ import vlaq_ros
 
 # whose distribution is called otherwise
 MODULES = {"backports.zstd": "backports", "pin": "pinocchio", "pyyaml": "yaml", "opencv-python-headless": "cv2"}
-LAUNCH = {"launch", "launch_ros"}  # needed by launch/ alone, and on no registry
+LAUNCH = {"launch", "launch_ros", "ros2bag", "rosbag2_storage_mcap"}  # needed by launch/ alone, and on no registry
 
 
 @pytest.fixture
