@@ -75,6 +75,7 @@ setup(
         "test": [
             "catkin-pkg",
             "hypothesis",
+            "jsonschema",
             "mypy",
             "pytest",
             "pytest-xdist",
