@@ -211,6 +211,14 @@ def test_streamed_positions_are_a_motion_and_the_last_one_holds(tmp_path: Path) 
     assert (command.positions[50:, 7] == 0.0).all()
 
 
+def test_a_policy_of_fewer_joints_hears_its_own(tmp_path: Path) -> None:
+    stream = [positions(at(1), "/arm/commands", range(7)), positions(at(1), "/gripper/commands", [0.01])]
+    bag = write(tmp_path / "bag", [*session(), *stream])
+    some = (NAMES[1], NAMES[5], NAMES[7])
+    read = Reference.read(bag, Topics.of(STREAMED, CAMERAS), JointMap(STREAMED, some))
+    assert read.at(np.array([at(0.5), at(2)])).tolist() == [[0.1, 0.1, 0.04], [1, 5, 0.01]]
+
+
 def test_a_stream_with_a_pause_is_two_motions(tmp_path: Path) -> None:
     stream = [positions(at(time_s), "/arm/commands", [time_s] * 7) for time_s in (1, 1.1, 1.2, 3, 3.1)]
     read = reference(write(tmp_path / "bag", [*session(), *stream]), STREAMED)

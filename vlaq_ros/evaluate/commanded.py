@@ -57,7 +57,7 @@ class Listener:
 
     def __init__(self, joints: JointMap, names: Sequence[str]) -> None:
         self._joints = joints
-        self._columns = [joints.urdf.index(name) for name in names if name in joints.urdf]
+        self._told = {place: joints.urdf.index(name) for place, name in enumerate(names) if name in joints.urdf}
         self._expected = len(names)
         self._commands: list[tuple[int, Trajectory]] = []  # when it arrived, on the robot's clock
         self._stamps_ns = array("q")  # of a stream
@@ -77,7 +77,7 @@ class Listener:
             raise UnusableMessageError(got, f"{self._expected}, one for each joint that the robot file names")
         elif not self._stamps_ns or now_ns // PERIOD_NS > self._stamps_ns[-1] // PERIOD_NS:
             values = np.full(len(self._joints.urdf), np.nan)
-            values[self._columns] = np.asarray(message.data)[: len(self._columns)]
+            values[list(self._told.values())] = np.asarray(message.data)[list(self._told)]
             self._stamps_ns.append(now_ns)
             self._positions.extend(self._joints.positions(values))
 
@@ -114,9 +114,9 @@ class Listener:
         source = [command.joint_names.index(name) for name in columns]
 
         def spread(values: FloatArray) -> FloatArray:
-            spread = np.full((len(values), len(self._joints.urdf)), np.nan)
-            spread[:, list(columns.values())] = values[:, source]
-            return spread
+            every = np.full((len(values), len(self._joints.urdf)), np.nan)
+            every[:, list(columns.values())] = values[:, source]
+            return every
 
         velocities, accelerations = command.velocities, command.accelerations
         return Trajectory(
