@@ -77,31 +77,31 @@ class _Overheard:
 
 
 class _Deferred(Executor):
-    """Computes nothing before it is told to, and gives nothing before it is told to."""
+    """Computes nothing before it is told to, and gives nothing before it is told to.
+
+    Attributes:
+        waits: whether something was submitted that has not been given.
+        error: what the last task raised; None where it raised nothing.
+    """
 
     def __init__(self) -> None:
-        self._task: Callable[[], Any] | None = None
-        self._future: Future[Any] = Future()
+        self.waits = False
+        self.error: Exception | None = None
+        self._task: Callable[[], Any] = lambda: None
         self._result: Any = None
-        self.error: Exception | None = None  # what the last task raised
-
-    @property
-    def waits(self) -> bool:
-        """Whether something was submitted that has not been given."""
-        return self._task is not None
+        self._future: Future[Any] = Future()
 
     def submit(self, task: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
-        self._task, self._future = lambda: task(*given, **named), Future()
+        self.waits, self._task, self._future = True, lambda: task(*given, **named), Future()
         return self._future
 
     def run(self) -> None:
         """Compute what was submitted."""
-        if self._task is not None:
-            self._result = self.error = None
-            try:
-                self._result = self._task()
-            except Exception as error:  # the flight is told
-                self.error = error
+        self._result = self.error = None
+        try:
+            self._result = self._task()
+        except Exception as error:  # the flight is told
+            self.error = error
 
     def decline(self) -> None:
         """Compute nothing: there is no observation."""
@@ -109,7 +109,7 @@ class _Deferred(Executor):
 
     def give(self) -> None:
         """Give the answer."""
-        self._task = None
+        self.waits = False
         if self.error is not None:
             self._future.set_exception(self.error)
         else:

@@ -46,7 +46,7 @@ class Repetition:
         self._kept_ns = _KEPT_NS + 2 * TICKS * round(config.monitor_period_s * 1e9)
         self._pages: deque[_Page] = deque()
         self._waiting: defaultdict[str, deque[Input]] = defaultdict(deque)
-        self._flight: Reflight | None = None
+        self._reflight: Reflight | None = None
         self._joins = False  # whether the journal begins in the middle, and nothing was inferred since
         self._kept: int | None = None  # joint states that the flight had; None where that is unknown
 
@@ -73,40 +73,42 @@ class Repetition:
                 yield from self._inbox.show(left)
 
     def _play(self, page: _Page) -> Iterator[Event]:
-        if self._flight is None or page.first == 0:
-            self._flight, self._joins = self._fly(), page.first > 0
+        if self._reflight is None or page.first == 0:
+            self._reflight, self._joins = self._fly(), page.first > 0
             self._kept = None if self._joins else 0
         for entry in page.entries:
-            yield from self._repeat(self._flight, entry)
+            yield from self._repeat(self._reflight, entry)
 
-    def _repeat(self, flight: Reflight, entry: Entry) -> Iterator[Event]:
+    def _repeat(self, reflight: Reflight, entry: Entry) -> Iterator[Event]:
         match entry:
             case Tick():
-                yield from self._catch_up(flight, entry)
-                flight.observer.push_instruction(entry.instruction)
-                flight.gate.enabled = entry.open
+                yield from self._catch_up(reflight, entry)
+                reflight.observer.push_instruction(entry.instruction)
+                reflight.gate.enabled = entry.open
                 if self._follows:
-                    flight.flight.select(entry.asked)
-                began = flight.infers
-                yield from flight.tick(entry.now_ns, entry.steady_ns)
-                if flight.infers and not began and not entry.began:  # it does not know what came before the recording
-                    flight.decline()
-                    yield from flight.fetch(entry.now_ns)
-            case Fetch() if flight.infers:
-                flight.observer.push_instruction(entry.instruction)
-                flight.gate.enabled = entry.open
-                flight.skip_noise(entry.draws - bool(entry.readings_ns))
-                flight.infer(chain(entry.readings_ns, repeat(entry.now_ns)).__next__, failing=entry.failed)
-                yield from flight.fetch(entry.now_ns)
+                    reflight.flight.select(entry.asked)
+                began = reflight.infers
+                yield from reflight.tick(entry.now_ns, entry.steady_ns)
+                if reflight.infers and not began and not entry.began:  # it does not know what came before the recording
+                    reflight.decline()
+                    yield from reflight.fetch(entry.now_ns)
+            case Fetch() if reflight.infers:
+                reflight.observer.push_instruction(entry.instruction)
+                reflight.gate.enabled = entry.open
+                reflight.skip_noise(entry.draws - bool(entry.readings_ns))
+                reflight.infer(chain(entry.readings_ns, repeat(entry.now_ns)).__next__, failing=entry.failed)
+                yield from reflight.fetch(entry.now_ns)
                 if entry.readings_ns and self._joins:
-                    flight.resume(entry.delays_s)
+                    reflight.resume(entry.delays_s)
                     self._joins = False
             case Land():
-                yield from flight.land(entry.now_ns)
+                yield from reflight.land(entry.now_ns)
             case Lose():
-                flight.flight.lose(PrecisionFailedError(entry.precision, RuntimeError("it did where it was recorded")))
+                reflight.flight.lose(
+                    PrecisionFailedError(entry.precision, RuntimeError("it did where it was recorded"))
+                )
 
-    def _catch_up(self, flight: Reflight, tick: Tick) -> Iterator[Event]:
+    def _catch_up(self, reflight: Reflight, tick: Tick) -> Iterator[Event]:
         """Let the observer have what the recorded one had."""
         for name, newest_ns in tick.newest_ns.items():
             waiting = self._waiting[name]
@@ -117,5 +119,5 @@ class Repetition:
             if name == JOINT_STATES and self._kept is not None:
                 lost = max(count - (tick.kept - self._kept), 0)
             for nth, item in enumerate([waiting.popleft() for _ in range(count)]):
-                yield from self._inbox.show(item) if nth < lost else self._inbox.deliver(item, flight.observer)
+                yield from self._inbox.show(item) if nth < lost else self._inbox.deliver(item, reflight.observer)
         self._kept = tick.kept
