@@ -50,8 +50,9 @@ def test_recordings_that_err_more_show_that_the_bound_does_not_hold() -> None:
     assert fit_thresholds([LINE], [worse], 0.01)["holds"] is False
 
 
-def test_what_is_not_checked_is_not_said_to_hold() -> None:
-    fit = fit_thresholds([LINE], [], 0.01)
+@pytest.mark.parametrize("held_out", [[], [samples({"fine": 0.0, "coarse": 0.0}, [])]])
+def test_what_is_not_checked_is_not_said_to_hold(held_out: list[Samples]) -> None:
+    fit = fit_thresholds([LINE], held_out, 0.01)
     assert (fit["held_out"], fit["holds"]) == (None, None)
 
 
@@ -156,12 +157,21 @@ def test_the_file_of_thresholds_is_what_the_pilot_reads(tmp_path: Path) -> None:
     config = build(PilotConfig, given, str(file))
     own = [PrecisionRule("fine", 0.9), PrecisionRule("coarse", 0.0)]
     assert {rule.name: rule.threshold for rule in rules(own, config.thresholds)} == fit["thresholds"]
-    comments = [line for line in file.read_text().splitlines() if line.startswith("#")]
-    assert comments == [
-        "# Fitted by vlaq replay to 400 answers, for at most 0.01 m at the tool.",
-        *(
-            f"# {where}: {fit['fitting']['cheap_share']:.0%} coarser than the finest, 95th percentile "
-            f"{fit['fitting']['ee_deviation_p95_m']:.2g} m."
-            for where in ("There", "On recordings that were held out")
-        ),
+    of_each = f"400 answers, {fit['fitting']['cheap_share']:.0%} coarser than the finest, 95th percentile 0.0094 m"
+    assert [line for line in file.read_text().splitlines() if line.startswith("#")] == [
+        "# Fitted by vlaq replay, for at most 0.01 m at the tool: they keep the bound.",
+        f"# fitting: {of_each}",
+        f"# held_out: {of_each}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "said"),
+    [
+        ([samples({"fine": 0.0, "coarse": 0.05 * S})], "they do NOT keep the bound there, so do not fly them"),
+        ([], "nothing was held out, so nothing shows that they keep the bound elsewhere"),
+    ],
+)
+def test_the_file_says_where_the_bound_is_not_kept(held_out: list[Samples], said: str) -> None:
+    first = thresholds_file(fit_thresholds([LINE], held_out, 0.01)).splitlines()[0]
+    assert first == f"# Fitted by vlaq replay, for at most 0.01 m at the tool: {said}."

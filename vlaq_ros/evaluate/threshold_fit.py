@@ -35,12 +35,12 @@ class Samples:
 
     @classmethod
     def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """Put the samples of many recordings together; all have the same precisions."""
+        """Put together the samples of recordings at the same precisions, as far as all of their errors are known."""
         names = parts[0].errors_m
-        return cls(
-            np.concatenate([part.sensitivities for part in parts]),
-            {name: np.concatenate([part.errors_m[name] for part in parts]) for name in names},
-        )
+        sensitivities = np.concatenate([part.sensitivities for part in parts])
+        errors_m = {name: np.concatenate([part.errors_m[name] for part in parts]) for name in names}
+        known = np.isfinite(sum(errors_m.values(), np.zeros(len(sensitivities))))
+        return cls(sensitivities[known], {name: values[known] for name, values in errors_m.items()})
 
     def served(self, thresholds: Sequence[float]) -> NDArray[np.int64]:
         """Say which precision would have answered [N], as an index, finest 0."""
@@ -59,7 +59,7 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
 
     Returns:
         Plain values: `bound_m`; `thresholds` by precision, finest first; for `fitting` and `held_out` (null without
-        recordings) answers, the share of each precision and of all coarser than the finest, and 95th percentiles of
+        answers) answers, the share of each precision and of all coarser than the finest, and 95th percentiles of
         the error over all answers and by the precision that would have served; `holds`, whether all of these keep the
         bound on what was held out (null where that is not known).
 
@@ -68,7 +68,7 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
     """
     samples = Samples.joined(fitting)
     names = tuple(samples.errors_m)
-    known = np.isfinite([samples.sensitivities, *samples.errors_m.values()]).all(axis=0)
+    known = np.isfinite(samples.sensitivities)
     if len(names) < 2 or known.sum() < _LEAST:
         raise TooFewAnswersError(int(known.sum()), _LEAST, names)
     crossings = [ALWAYS]
@@ -78,19 +78,21 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
         crossings.insert(0, kept_up_to(samples.sensitivities[rows], kept, _KEPT, none=crossings[0]))
     thresholds = falling(np.floor(np.array(crossings[:-1]) / _CHANGE) * _CHANGE)
     checked = _outcome(Samples.joined(held_out), thresholds) if held_out else None
-    p95s_m = checked["ee_deviation_p95_m_by_precision"].values() if checked else ()
+    p95s_m = filter(None, checked["ee_deviation_p95_m_by_precision"].values() if checked else ())
     return {
         "bound_m": bound_m,
         "thresholds": dict(zip(names, thresholds, strict=True)),
         "fitting": _outcome(samples, thresholds),
         "held_out": checked,
-        "holds": all(p95_m <= bound_m for p95_m in p95s_m if p95_m is not None) if checked else None,
+        "holds": all(p95_m <= bound_m for p95_m in p95s_m) if checked else None,
     }
 
 
-def _outcome(samples: Samples, thresholds: Sequence[float]) -> dict[str, Any]:
-    """What thresholds would have given."""
+def _outcome(samples: Samples, thresholds: Sequence[float]) -> dict[str, Any] | None:
+    """What thresholds would have given; None where nothing was answered."""
     names, served = tuple(samples.errors_m), samples.served(thresholds)
+    if not len(served):
+        return None
     errors_m = np.array([samples.errors_m[name] for name in names])
     taken_m = errors_m[served, np.arange(len(served))]
     return {
@@ -103,20 +105,23 @@ def _outcome(samples: Samples, thresholds: Sequence[float]) -> dict[str, Any]:
 
 
 def _kept(errors_m: FloatArray) -> float | None:
-    """The least error that 95 % of what is known keep; None where nothing is known."""
-    known_m = errors_m[np.isfinite(errors_m)]
-    return float(np.percentile(known_m, 100 * _KEPT, method="inverted_cdf")) if len(known_m) else None
+    """The least error that 95 % of the answers keep; None where there is none."""
+    return float(np.percentile(errors_m, 100 * _KEPT, method="inverted_cdf")) if len(errors_m) else None
 
 
 def thresholds_file(fit: dict[str, Any]) -> str:
     """Write what `fit_thresholds` gave as a file of parameters for the pilot: `--params-file` of `ros2 run`."""
-    fitting, held_out = fit["fitting"], fit["held_out"]
-    lines = [f"# Fitted by vlaq replay to {fitting['answers']} answers, for at most {fit['bound_m']:g} m at the tool."]
-    for name, outcome in (("There", fitting), ("On recordings that were held out", held_out)):
-        if outcome:
+    kept = {
+        True: "they keep the bound",
+        False: "they do NOT keep the bound there, so do not fly them",
+        None: "nothing was held out, so nothing shows that they keep the bound elsewhere",
+    }[fit["holds"]]
+    lines = [f"# Fitted by vlaq replay, for at most {fit['bound_m']:g} m at the tool: {kept}."]
+    for name in ("fitting", "held_out"):
+        if outcome := fit[name]:
             lines.append(
-                f"# {name}: {outcome['cheap_share']:.0%} coarser than the finest, 95th percentile "
-                f"{outcome['ee_deviation_p95_m']:.2g} m."
+                f"# {name}: {outcome['answers']} answers, {outcome['cheap_share']:.0%} coarser than the finest, "
+                f"95th percentile {outcome['ee_deviation_p95_m']:.2g} m"
             )
     thresholds = ",".join(f"{name}={threshold!r}" for name, threshold in fit["thresholds"].items())
     values: str = yaml.safe_dump({"/**": {"ros__parameters": {"thresholds": thresholds}}})
