@@ -115,16 +115,19 @@ def _judge(arguments: argparse.Namespace) -> int:
         if results:
             raise VlaqError(results[0].fault)
         return INTERRUPTED
+    interrupted = len(results) < len(places) or any(result.stopped for result in reported)
     failing = [failure for result in reported for failure in result.failing]
     for failure in failing:
         print(failure)
     said = {**_summary(results, arguments.out), "failing": failing}
-    if arguments.fit_thresholds is not None:
-        said["thresholds"] = _fit(reported, fitting, held_out, arguments)
+    fit = None
+    if arguments.fit_thresholds is not None and not interrupted:
+        said["thresholds"] = fit = _fit(reported, fitting, held_out, arguments)
     print(json.dumps(said))
-    if len(results) < len(places) or any(result.stopped for result in reported):
+    if interrupted:
         return INTERRUPTED
-    return FAILED if failing or len(reported) < len(results) else 0
+    unfit = fit is not None and fit["holds"] is False
+    return FAILED if failing or unfit or len(reported) < len(results) else 0
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
@@ -179,19 +182,21 @@ def _replay(plan: Plan, places: Mapping[Path, Path], arguments: argparse.Namespa
     from vlaq_ros.evaluate.replay_jobs import replay_all
 
     results: list[Replayed] = []
-    done = TextColumn("{task.completed:.0f} of {task.total:.0f} s")
-    columns = (BarColumn(), done, TimeRemainingColumn(), PaceColumn())
+    far = TextColumn("{task.completed:.0f} of {task.total:.0f} s")
+    columns = (BarColumn(), far, TimeRemainingColumn(), PaceColumn())
     with _pool(arguments) as pool, Progress(*columns, speed_estimate_period=_SO_FAR_S) as bar:
-        task = bar.add_task("", total=sum(map(_seconds, places)))
+        lengths_s = {bag: _seconds(bag) for bag in places}
+        task = bar.add_task("", total=sum(lengths_s.values()))
         say = partial(bar.console.print, markup=False, highlight=False, soft_wrap=True)
         try:
             for result in replay_all(plan, places, pool, partial(bar.advance, task)):
                 results.append(result)
+                bar.update(task, completed=sum(lengths_s[done.bag] for done in results))
                 for line in _told(result):
                     say(line)
         except KeyboardInterrupt:
             say(f"interrupted after {len(results)} of {len(places)} bags")
-    return results
+    return sorted(results, key=lambda result: [*places].index(result.bag))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def replay_all(
         plan: for all of them.
         places: bags, and the directories of their reports.
         pool: of other processes; None for this one.
-        advance: told how many more seconds of the bags are done.
+        advance: told how many more seconds of a bag are done, where this process replays it.
     """
     if pool is None:
         for bag, out in places.items():
@@ -38,12 +38,10 @@ def replay_all(
     running = {pool.submit(_attempt, plan, bag, out): (bag, out) for bag, out in places.items()}
     for done in as_completed(running):
         try:
-            replayed = done.result()
+            yield done.result()
         except BrokenProcessPool:
             bag, out = running[done]
-            replayed = Replayed(bag, out, {}, fault=str(WorkerLostError(bag)))
-        advance(replayed.document.get("replayed_s") or 0.0)
-        yield replayed
+            yield Replayed(bag, out, {}, fault=str(WorkerLostError(bag)))
 
 
 def _attempt(
