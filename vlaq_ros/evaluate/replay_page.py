@@ -215,7 +215,7 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
             ("whole", "whole bag", "double-click does it too"),
         )
     )
-    chosen = _choice("joint", ["all joints", *data["joints"]["names"]])
+    chosen = _choice("joint", {"": "all joints", **{name: name for name in data["joints"]["names"]}})
     hatch = '<svg width="26" height="13"><rect width="26" height="13" fill="url(#{})"/></svg>{}'
     legend = (
         '<i class="line told"></i>told to the arm',
@@ -226,6 +226,7 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
         '<b class="bad">▼</b>joint states jump',
         '<b class="bad">■</b>braked',
         '<b class="bad">✕</b>answer without a command',
+        "errors of flown: as it was sent; of the precisions: of bare chunks, without guide and limits",
     )
     return _section(
         "What the policy would have done",
@@ -238,8 +239,8 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
     )
 
 
-def _choice(name: str, options: Iterable[str]) -> str:
-    listed = "".join(f"<option>{escape(option)}</option>" for option in options)
+def _choice(name: str, options: Mapping[str, str]) -> str:
+    listed = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options.items())
     return f'<select name="{name}" aria-label="{name}">{listed}</select>'
 
 
@@ -276,7 +277,8 @@ def _charts(document: Document) -> str:
         f'<div><h3>{title}</h3><p class="soft">{text}</p><div class="chart" id="{name}"></div></div>'
         for name, (title, text) in charts.items()
     )
-    against = [FINEST, RECORDED] if document["errors"][FINEST] else [RECORDED]
+    against = {FINEST: document["finest"]} if document["errors"][FINEST] else {}
+    against[RECORDED] = "what was recorded"
     chosen = f'<div class="bar"><span>errors against</span>{_choice("against", against)}</div>'
     return _section("In numbers", chosen, f'<div class="charts">{boxes}</div>')
 
@@ -322,16 +324,11 @@ def _p95(values: Sequence[float]) -> float | None:
 def _scalars(document: Document, schema: Mapping[str, Any]) -> str:
     """Lay out every number that a condition may name, in the words of the schema."""
     rows = [
-        [
-            escape(facts["title"]),
-            _said(key, document[key]),
-            f"<code>{key}</code>",
-            escape(facts["description"]),
-        ]
+        [f"{escape(facts['title'])}<br><code>{key}</code>", _said(key, document[key]), escape(facts["description"])]
         for key, facts in schema.items()
         if isinstance(document[key], int | float | None) and "title" in facts
     ]
-    return _section("All numbers", _table(["", "", "in report.json", ""], rows, kind="words"))
+    return _section("All numbers", _table(["and its name in report.json", "", ""], rows, kind="words"))
 
 
 def _said(name: str, value: float | None) -> str:

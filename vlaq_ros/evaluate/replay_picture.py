@@ -43,11 +43,11 @@ def write_picture(path: Path, drawing: Drawing, document: Mapping[str, Any]) -> 
     *strips, motion, errors, joint = figure.subplots(len(heights), sharex=True, height_ratios=heights)
     for axes, (camera, frames) in zip(strips, data["frames"].items(), strict=True):
         _strip(axes, camera, frames, begin_s, end_s)
-    for start_s, end_s, name in data["spans"]["precision"]:
-        motion.axvspan(start_s, end_s, color=painted[name], alpha=SHADE, linewidth=0)
+    for from_s, to_s, name in data["spans"]["precision"]:
+        motion.axvspan(from_s, to_s, color=painted[name], alpha=SHADE, linewidth=0)
     for axes in (motion, errors):
-        for start_s, end_s, _ in data["spans"]["blocked"]:
-            axes.axvspan(start_s, end_s, facecolor="none", edgecolor="0.5", hatch="///", linewidth=0)
+        for from_s, to_s, _ in data["spans"]["blocked"]:
+            axes.axvspan(from_s, to_s, facecolor="none", edgecolor="0.5", hatch="///", linewidth=0)
     motion.plot(data["sensitivity"]["t"], _known(data["sensitivity"]["s"]), color="black", linewidth=1)
     motion.set(ylabel="sensitivity S", ylim=(0, None))
     answers = document["answers"]
