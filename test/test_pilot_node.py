@@ -279,7 +279,8 @@ def corrupt(bundle: Path, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "case", ["missing", "checkpoint", "corrupt", "precision", "robot joints", "cameras", "urdf joints", "frame"]
+    "case",
+    ["missing", "checkpoint", "corrupt", "precision", "thresholds", "robot joints", "cameras", "urdf joints", "frame"],
 )
 def test_what_refuses_to_configure(ros: Callable[..., None], tiny_bundle: Path, tmp_path: Path, case: str) -> None:
     given: dict[str, object] = {"model": str(tiny_bundle), "description_timeout_s": PATIENCE_S}
@@ -296,6 +297,9 @@ def test_what_refuses_to_configure(ros: Callable[..., None], tiny_bundle: Path, 
     elif case == "precision":
         given["precision"] = "medium"
         text = "unknown precision 'medium'; this policy has: auto, fine, coarse"
+    elif case == "thresholds":
+        given["thresholds"] = "fine=0.2,coarse=0.3"
+        text = "thresholds in the pilot's parameters is 'fine=0.2,coarse=0.3'; expected a falling number for each of "
     elif case == "robot joints":
         names = [f"arm{i}" for i in range(1, 8)]
         given["robot"] = robot_file(tmp_path, arm_joints=names)

@@ -380,16 +380,19 @@ class Follower:
         return ActionChunk(observation.stamp_ns, STEP_S, ActionSpace.JOINT, actions)
 
 
-def test_a_recording_that_is_replayed_is_scored(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The events of a real replay, of a policy whose errors are known."""
-    bag, spec = record(tmp_path / "bag"), PolicySpec.load(tiny_bundle)
+def replayed(bag: Path, model: Path, config: PilotConfig) -> dict[str, Any]:
+    """Score the events of a real replay, of a policy whose errors are known."""
+    spec = PolicySpec.load(model)
     topics = Topics.of(ROBOT, spec.cameras, "")
     recorded = Reference.read(bag, topics, JOINTS)
     policy = Follower(spec, recorded, {"fine": 0.0, "coarse": 0.01})
-    config = PilotConfig(precision="coarse")
     shadows = dict.fromkeys(policy.precisions, policy)
     events = replay(bag, policy, recorded, topics, JOINTS, robot=ROBOT, config=config, shadows=shadows, latency=0.1)
-    told = document(events, recorded)
+    return document(events, recorded)
+
+
+def test_a_recording_that_is_replayed_is_scored(tiny_bundle: Path, tmp_path: Path) -> None:
+    told = replayed(record(tmp_path / "bag"), tiny_bundle, PilotConfig(precision="coarse"))
     assert told["n_answers"] == told["n_commands"] > 5
     assert told["ee_deviation_p95_m"] == pytest.approx(chord_m(0.01), rel=1e-3)
     assert told["errors"]["recorded"]["fine"]["ee_m"]["max"] == pytest.approx(0, abs=1e-6)
@@ -398,6 +401,15 @@ def test_a_recording_that_is_replayed_is_scored(tiny_bundle: Path, tmp_path: Pat
     assert (told["stale_s"], told["rejected"], told["cheap_share"]) == (0.0, 0, 1.0)
     assert told["flyable_s"] > 2
     assert 0.1 <= told["latency_p50_s"] <= 0.1 + 0.08 + 0.02  # the image may be 80 ms old, a tick is 20 ms
+
+
+@pytest.mark.parametrize(("thresholds", "coarse"), [("fine=1e9,coarse=0", True), ("fine=-1,coarse=-2", False)])
+def test_thresholds_that_are_given_choose_the_precision(
+    tiny_bundle: Path, tmp_path: Path, thresholds: str, coarse: bool
+) -> None:
+    told = replayed(record(tmp_path / "bag"), tiny_bundle, PilotConfig(thresholds=thresholds))
+    assert (told["cheap_share"] > 0.3) == coarse
+    assert (told["switches"], told["cheap_share"] > 0) == (int(coarse), coarse)
 
 
 @settings(max_examples=25, deadline=None)
