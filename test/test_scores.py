@@ -84,11 +84,12 @@ def test_a_chunk_that_is_off_by_an_angle_errs_by_its_chord() -> None:
     assert (told["n_answers"], told["n_commands"]) == (5, 5)
 
 
-def test_a_chunk_counts_from_its_takeover_to_its_successors() -> None:
+@pytest.mark.parametrize("between", [[], [answer(BAG, 1.1, fault="dropped: the task changed meanwhile")]])
+def test_a_chunk_counts_from_its_takeover_to_its_successors(between: list[Event]) -> None:
     """Step k of the first chunk is off by k mrad; steps 3 to 8 are in force."""
     rising = 1e-3 * np.arange(1, STEPS + 1)
     first = answer(BAG, 1.0, delay_s=0.1, flown_rad=rising)
-    told = document([first, answer(BAG, 1.3, delay_s=0.1)])
+    told = document([first, *between, answer(BAG, 1.3, delay_s=0.1)])
     assert told["answers"]["ee_error_m"]["recorded"]["flown"] == pytest.approx([chord_m(8e-3), 0.0], rel=1e-3, abs=1e-9)
 
 

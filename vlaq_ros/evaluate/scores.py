@@ -218,7 +218,6 @@ class Scores:
         return {rule.name: number(counts[rule.name] / len(self._served)) for rule in self._rules if self._served}
 
     def _take_answer(self, answer: Answer) -> None:
-        self._close(answer.took_over_ns)
         self._answers += 1
         for name, seconds in answer.inference_s.items():
             self._inference_s[name].append(seconds)
@@ -232,6 +231,7 @@ class Scores:
                 stamp_ns=chunk.stamp_ns,
             )
             if command is not None or answer.rejected:  # else it was overtaken: nobody would have followed it
+                self._close(answer.took_over_ns)
                 without_images = replace(answer, observation=replace(answer.observation, images={}))
                 self._open = without_images, alone, self._looks.sensitivity(answer.decision)
             if command is not None:
