@@ -88,8 +88,9 @@ def test_every_kind_of_bag_reads_the_same(kind: str, metadata: bool, tmp_path: P
         (topic, stamp_ns + DELAY, fields["data"] if "data" in fields else tuple(fields["position"]))
         for stamp_ns, topic, _, fields in sorted(entries(), key=lambda entry: entry[0])
     ]
-    assert sorted(everything(bag)) == sorted(expected)
-    arrivals = [received_ns for _, received_ns, _ in everything(bag)]
+    said = everything(bag)
+    assert sorted(said) == sorted(expected)
+    arrivals = [received_ns for _, received_ns, _ in said]
     assert arrivals == sorted(arrivals)
     with open_bag(bag) as opened:
         assert opened.topics == {"/joint_states": (STATE, 400), "/instruction": (TEXT, 4)}
@@ -127,7 +128,7 @@ def test_only_the_wanted_topics_of_the_wanted_type_are_read(tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["kilted, mcap", "split, mcap", "kilted, sqlite3", "no chunks, no index"])
 def test_messages_are_read_as_they_are_asked_for(kind: str, tmp_path: Path) -> None:
     """However long the bag, no more messages are alive than arrive within the window or lie in one chunk."""
-    padded = entries(seconds=30, padding=50_000)
+    padded = entries(seconds=20, padding=50_000)
     bag = write(tmp_path / "bag", padded, SQLITE if "sqlite3" in kind else MCAP)
     if kind == "split, mcap":
         bag = write_split(tmp_path / "split", padded, MCAP, 6)
@@ -138,7 +139,7 @@ def test_messages_are_read_as_they_are_asked_for(kind: str, tmp_path: Path) -> N
         for number, _ in enumerate(opened.messages({"/instruction": TEXT, "/joint_states": STATE})):
             if number % 1000 == 0:
                 alive.append(sum(type(thing) is Message for thing in gc.get_objects()))
-        assert len(alive) == 4
+        assert len(alive) == 3
         assert max(alive) <= 200 * WINDOW_NS // SECOND
 
 
@@ -158,7 +159,7 @@ def test_order_is_that_of_arrival_where_a_recorder_wrote_topic_by_topic(tmp_path
 def test_what_is_before_the_cut_is_read(
     storage: StoragePlugin, compression: CompressionMode, metadata: bool, tmp_path: Path
 ) -> None:
-    bag = write(tmp_path / "bag", entries(20, padding=100_000), storage, compression=compression)
+    bag = write(tmp_path / "bag", entries(10, padding=200_000), storage, compression=compression)
     whole = everything(bag)
     cut(bag, 0.6)
     if not metadata:
