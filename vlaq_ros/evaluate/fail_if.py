@@ -7,12 +7,13 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from vlaq_ros.config import share
 from vlaq_ros.errors import ConditionError, UnknownScoreError
 
-SCHEMA = "config/replay_report.schema.json"
+_SCHEMA = "config/replay_report.schema.json"
 _NUMBERS = ("integer", ["number", "null"])
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -67,7 +68,8 @@ def parse(text: str) -> Condition:
     return Condition(found[1], found[2], float(found[3]))
 
 
-def numbers() -> list[str]:
-    """Names of the numbers at the top of a report, as its schema declares them."""
-    schema = json.loads((share() / SCHEMA).read_text(encoding="utf-8"))
-    return [name for name, said in schema["properties"].items() if said.get("type") in _NUMBERS]
+@cache
+def numbers() -> dict[str, Mapping[str, Any]]:
+    """What the schema of a report says of the numbers at its top (title, description), by their names."""
+    schema = json.loads((share() / _SCHEMA).read_text(encoding="utf-8"))
+    return {name: said for name, said in schema["properties"].items() if said.get("type") in _NUMBERS}

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vlaq_ros.config import share
 from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
 from vlaq_ros.evaluate.drawing import Drawing, colours, pause_ns
-from vlaq_ros.evaluate.fail_if import SCHEMA, Condition
+from vlaq_ros.evaluate.fail_if import Condition, numbers
 from vlaq_ros.evaluate.spread import column
 
 ANSWERS = 2000  # in the drawing of errors
@@ -84,16 +83,15 @@ def write(
     data |= {name: document[name] for name in ("finest", "thresholds", "horizon", "by_sensitivity", "counterfactual")}
     data |= {
         "colours": painted,
-        "errors": _errors(document["answers"], drawing.start_ns),
+        "errors": _errors(document["answers"], drawing.start_ns, ANSWERS),
         "bounds_m": bounds_m,
     }
-    schema = _schema()
     sections = [
-        _head(document, schema, failed),
+        _head(document, failed),
         _timeline(data, _worst(document, drawing.start_ns)),
         _charts(document),
         _precisions(document, painted),
-        _scalars(document, schema),
+        _scalars(document),
     ]
     inline = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     script = (
@@ -109,21 +107,22 @@ def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
         path: of the page; links are relative to it.
         rows: of the bags.
     """
-    schema = _schema()
     order = sorted(rows, key=lambda row: (not row.error, not row.failed, -(row.document.get(_ORDERING) or 0.0)))
-    errors = {row.name: _errors(row.document["answers"], 0)["of"][RECORDED][FLOWN] for row in rows if not row.error}
+    errors = {
+        row.name: _errors(row.document["answers"], 0, _SPARK[0])["of"][RECORDED][FLOWN] for row in rows if not row.error
+    }
     top = max((value for values in errors.values() for value in values if value is not None), default=0.0)
-    heads = ["bag", "error over the bag", *(schema[key]["title"] for key in _TILES), "what there is to know"]
+    heads = ["bag", "error over the bag", *(_title(key) for key in _TILES), "what there is to know"]
     table = []
     for row in order:
         if row.error:
             table.append([escape(row.name), *[""] * (1 + len(_TILES)), _bad(row.error)])
             continue
         name, lines = f'<a href="{escape(row.link)}">{escape(row.name)}</a>', row.document["lines"]
-        numbers = [_said(key, row.document[key]) for key in _TILES]
+        scalars = [_said(key, row.document[key]) for key in _TILES]
         beside = f"<details><summary>{len(lines)} lines</summary>{'<br>'.join(map(escape, lines))}</details>"
         said = "".join(map(_bad, row.failed)) + (beside if lines else "")
-        table.append([name, _spark(errors[row.name], top), *numbers, said])
+        table.append([name, _spark(errors[row.name], top), *scalars, said])
     faulty, failing = (sum(map(bool, of)) for of in ([row.error for row in rows], [row.failed for row in rows]))
     lead = (
         f"{len(rows)} recordings, of which {faulty} could not be replayed and {failing} fail what was asked for. "
@@ -138,20 +137,14 @@ def _write(path: Path, title: str, sections: Iterable[str], script: str = "") ->
     path.write_text(page.substitute(title=escape(title), body="\n".join(sections), script=script), encoding="utf-8")
 
 
-def _schema() -> Mapping[str, Any]:
-    schema: Mapping[str, Any] = json.loads((share() / SCHEMA).read_text(encoding="utf-8"))
-    facts: Mapping[str, Any] = schema["properties"]
-    return facts
-
-
 def _resource(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _errors(answers: Mapping[str, Any], start_ns: int) -> dict[str, Any]:
+def _errors(answers: Mapping[str, Any], start_ns: int, most: int) -> dict[str, Any]:
     """Give the error of every answer; of neighbours that are too many to draw, the largest."""
     stamps_ns = np.array(answers["stamps_ns"], dtype=np.int64)
-    starts = np.unique(np.linspace(0, len(stamps_ns), ANSWERS, endpoint=False).astype(int))[: len(stamps_ns)]
+    starts = np.unique(np.linspace(0, len(stamps_ns), most, endpoint=False).astype(int))[: len(stamps_ns)]
 
     def thinned(values: Sequence[float | None]) -> list[float | None]:
         return column(np.fmax.reduceat(np.array(values, dtype=float), starts)) if len(starts) else []
@@ -179,11 +172,10 @@ def _spark(values: Sequence[float | None], top: float) -> str:
     return f'<svg class="spark" width="{width}" height="{height}"><polyline points="{" ".join(points)}"/></svg>'
 
 
-def _head(document: Document, schema: Mapping[str, Any], failed: Sequence[str]) -> str:
+def _head(document: Document, failed: Sequence[str]) -> str:
     told = "what the arm was told" if document["source"] == "commands" else "how the arm moved; no command is recorded"
     tiles = "".join(
-        f'<div class="tile"><b>{_said(key, document[key])}</b><span>{escape(schema[key]["title"])}</span></div>'
-        for key in _TILES
+        f'<div class="tile"><b>{_said(key, document[key])}</b><span>{_title(key)}</span></div>' for key in _TILES
     )
     replayed, whole = (_said(key, document[key]) for key in ("replayed_s", "bag_s"))
     return (
@@ -321,14 +313,17 @@ def _p95(values: Sequence[float]) -> float | None:
     return float(np.percentile(np.abs(values), 95)) if values else None
 
 
-def _scalars(document: Document, schema: Mapping[str, Any]) -> str:
+def _scalars(document: Document) -> str:
     """Lay out every number that a condition may name, in the words of the schema."""
     rows = [
-        [f"{escape(facts['title'])}<br><code>{key}</code>", _said(key, document[key]), escape(facts["description"])]
-        for key, facts in schema.items()
-        if isinstance(document[key], int | float | None) and "title" in facts
+        [f"{_title(key)}<br><code>{key}</code>", _said(key, document[key]), escape(facts["description"])]
+        for key, facts in numbers().items()
     ]
     return _section("All numbers", _table(["and its name in report.json", "", ""], rows, kind="words"))
+
+
+def _title(key: str) -> str:
+    return escape(numbers()[key]["title"])
 
 
 def _said(name: str, value: float | None) -> str:
