@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replayable import ROBOT, record
+from bag_writer import START, text, write
+from replayable import ROBOT, entries, record
 
-from vlaq_ros.config import JointConfig
+from vlaq_ros.config import JointConfig, PilotConfig
 from vlaq_ros.evaluate.parallel import workers
 from vlaq_ros.evaluate.replay_jobs import replay_all
 from vlaq_ros.evaluate.replay_plan import Plan, Replayed
 from vlaq_ros.evaluate.replay_policies import Policies
+from vlaq_ros.evaluate.session import Session
 
 MEASURED = {"inference_p50_s", "inference_p95_s", "inference_s"}  # other numbers come out the same every time
 
@@ -73,6 +75,20 @@ def test_a_bag_that_cannot_be_replayed_ends_no_other(plan: Plan, bag: Path, tmp_
     assert results[missing].fault.startswith(f"bag {str(missing)!r} cannot be read")
     assert results[bag].document
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["whole"]
+
+
+def test_the_recorded_pilots_configuration_is_flown_with_what_is_asked_for(
+    plan: Plan, bag: Path, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    said = Session.of(PilotConfig(replan_period_s=1.0, thresholds="fine=0.9,coarse=0.1"), tiny_bundle).text()
+    notes = [text(START, said, "/pilot/session"), text(START, "what follows is not read", "/pilot/journal")]
+    noted = write(tmp_path / "noted", [*entries(), *notes])
+    coarse = replace(plan, policies=Policies.choose("coarse", tiny_bundle, None))
+    results = replayed(coarse, {bag: tmp_path / "without", noted: tmp_path / "with"})
+    without, with_session = (results[path].document for path in (bag, noted))
+    assert with_session["n_answers"] < without["n_answers"] / 2
+    assert with_session["thresholds"] == {"fine": 0.9, "coarse": 0.1}
+    assert "Every command comes 0.1 s after its inference begins" in with_session["lines"]
 
 
 def test_a_wrong_unit_is_said(plan: Plan, bag: Path, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 Leaves in OUT: report.html to look at, report.json for machines, and with --annotate a recording of what was predicted;
 of many bags a directory for each, with index.html and summary.json over all. A directory of bags stands for all in it.
+On a Ray cluster all machines must see the bags, the models and OUT by the same names.
 Ctrl-C ends the replay and keeps what is done. The last line of the output is one JSON document.
 
 Examples:
   vlaq replay out/demo/bag --precision all
-  vlaq replay bags/ --model models/mine --robot my.yaml --precision fine --fail-if 'ee_error_p95_m > 0.02' --jobs 4
+  vlaq replay bags/ --model models/mine --robot my.yaml --precision all --fail-if 'ee_deviation_p95_m > 0.005' --jobs 4
   vlaq replay bags/monday --precision all --fit-thresholds 0.005 --held-out bags/tuesday
   vlaq replay --suggest bags/monday > my.yaml
 """
@@ -66,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--latency",
         type=_latency,
         metavar="SECONDS",
-        help="from an inference's begin to its command: a number, recorded, or measured here (recorded, else 0.1)",
+        help="of an answer: a number, recorded, or measured here (recorded where the same flies again, else 0.1)",
     )
     parser.add_argument("--annotate", action="store_true", help="write what is predicted as topics, for Foxglove")
     parser.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -35,12 +36,15 @@ def replay_all(
             if replayed.stopped:
                 return
         return
-    running = {pool.submit(_attempt, plan, bag, out): (bag, out) for bag, out in places.items()}
+    running = {
+        pool.submit(_attempt, plan, bag.absolute(), out.absolute()): (bag, out)  # it may work in another directory
+        for bag, out in places.items()
+    }
     for done in as_completed(running):
+        bag, out = running[done]
         try:
-            yield done.result()
+            yield replace(done.result(), bag=bag, out=out)
         except BrokenProcessPool:
-            bag, out = running[done]
             yield Replayed(bag, out, {}, fault=str(WorkerLostError(bag)))
 
 

@@ -76,7 +76,7 @@ class Plan:
     instruction: str  # in the place of the recorded ones; empty: those
     urdf: str  # in the place of the recorded one; empty: that
     thresholds: str  # of S, as the pilot's parameter says them; empty: the recorded pilot's, or the model's
-    latency: Latency | None  # None: as recorded, where the bag has a journal, else LATENCY_S
+    latency: Latency | None  # None: as recorded, where what is asked for is what flew then; else LATENCY_S
     conditions: tuple[Condition, ...]  # that fail a bag
     bound_m: float | None  # at the tool, that thresholds are fitted for; None where none are
     annotate: bool
@@ -169,10 +169,10 @@ class Plan:
         config = PilotConfig() if recorded is None else recorded.config()
         own = recorded is not None and recorded.sha256 == Session.of(config, self.policies.model).sha256
         kept = config.thresholds if own and self.policies.precision != FULL else ""  # others name other precisions
-        latency = self.latency
-        if latency is None:
-            latency = LATENCY_S if recorded is None else RECORDED
-        return replace(config, precision=self.policies.precision, thresholds=self.thresholds or kept), latency
+        asked = replace(config, precision=self.policies.precision, thresholds=self.thresholds or kept)
+        if self.latency is not None:
+            return asked, self.latency
+        return asked, RECORDED if own and asked == config else LATENCY_S
 
 
 def _stream(

@@ -51,7 +51,7 @@ class Policies:
         source: Path | None = None
         if FULL in names:
             try:
-                source = bundle.source(teacher or model).directory
+                source = bundle.source(teacher or model).directory.absolute()
             except SourceError:
                 if asked != ALL or teacher:
                     raise
