@@ -487,8 +487,8 @@ class NothingToSuggestError(VlaqError):
     def __init__(self, bag: Path, namespace: str, seen: Iterable[str]) -> None:
         where = f" in namespace {namespace!r}" if namespace else ""
         super().__init__(
-            f"bag {str(bag)!r} shows no arm{where}; expected sensor_msgs/msg/JointState with positions of four joints or "
-            f"more, and it has: {', '.join(seen) or 'nothing'}; record joint states, or correct --namespace"
+            f"bag {str(bag)!r} shows no arm{where}; expected sensor_msgs/msg/JointState with positions of four joints "
+            f"or more, and it has: {', '.join(seen) or 'nothing'}; record joint states, or correct --namespace"
         )
 
 
@@ -580,8 +580,8 @@ class NoJournalError(VlaqError):
 
     def __init__(self, bag: Path, topic: str) -> None:
         super().__init__(
-            f"bag {str(bag)!r} has no journal of the pilot on {topic}; expected one for recorded latencies: give a time "
-            "with --latency, or --latency measured"
+            f"bag {str(bag)!r} has no journal of the pilot on {topic}; expected one for recorded latencies: give a "
+            "time with --latency, or --latency measured"
         )
 
 
