@@ -436,7 +436,7 @@ def test_the_summary_begins_with_the_worst(demo: tuple[Drawing, dict[str, Any]],
     ]
     write_summary(tmp_path / "index.html", rows)
     page = Reader(tmp_path / "index.html")
-    assert "5 recordings, of which 1 could not be replayed and 1 fail what was asked for" in page.text
+    assert "5 recordings. Could not be replayed: 1. Fail what was asked for: 1." in page.text
     order = ["broken", "failing", "bad", "good", "unknown"]
     places = [page.text.index(f" {name} ") for name in order]
     assert places == sorted(places)

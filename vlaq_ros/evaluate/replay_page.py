@@ -125,7 +125,7 @@ def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
         table.append([name, _spark(errors[row.name], top), *scalars, said])
     faulty, failing = (sum(map(bool, of)) for of in ([row.error for row in rows], [row.failed for row in rows]))
     lead = (
-        f"{len(rows)} recordings, of which {faulty} could not be replayed and {failing} fail what was asked for. "
+        f"{len(rows)} recordings. Could not be replayed: {faulty}. Fail what was asked for: {failing}. "
         f"Errors are drawn up to {_said('_m', top)} at the tool."
     )
     head = f"<header><h1>Replays</h1>{_text(lead)}</header>"
@@ -209,7 +209,7 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
     )
     chosen = _choice("joint", {"": "all joints", **{name: name for name in data["joints"]["names"]}})
     hatch = '<svg width="26" height="13"><rect width="26" height="13" fill="url(#{})"/></svg>{}'
-    legend = (
+    legend = [
         '<i class="line told"></i>told to the arm',
         '<i class="line measured"></i>measured',
         '<i class="line"></i>predicted, from the observation on',
@@ -218,8 +218,9 @@ def _timeline(data: Mapping[str, Any], worst: str) -> str:
         '<b class="bad">▼</b>joint states jump',
         '<b class="bad">■</b>braked',
         '<b class="bad">✕</b>answer without a command',
-        "errors of flown: as it was sent; of the precisions: of bare chunks, without guide and limits",
-    )
+    ]
+    if FINEST in data["errors"]["of"]:
+        legend.append("errors of flown: as it was sent; of the precisions: of bare chunks, without guide and limits")
     return _section(
         "What the policy would have done",
         f'<div class="bar"><span>{chips}</span><span>{chosen}</span><span>{zoom}</span>'
@@ -262,11 +263,11 @@ def _charts(document: Document) -> str:
         "bargain": (
             "What a threshold would have bought",
             "mm at the tool, 95th percentile, by the share of chunks that a threshold of S gives to the coarser "
-            f"precision; the others are at {next(iter(document['thresholds']), None)}.",
+            f"precision; the others are at {next(iter(document['thresholds']))}.",
         ),
     }
     boxes = "".join(
-        f'<div><h3>{title}</h3><p class="soft">{text}</p><div class="chart" id="{name}"></div></div>'
+        f'<div><h3>{title}</h3><p class="soft">{escape(text)}</p><div class="chart" id="{name}"></div></div>'
         for name, (title, text) in charts.items()
     )
     against = {FINEST: document["finest"]} if document["errors"][FINEST] else {}
@@ -281,7 +282,7 @@ def _precisions(document: Document, painted: Mapping[str, str]) -> str:
     heads = [
         "",
         "tool from recorded",
-        f"from {document['finest']}",
+        f"from {escape(document['finest'] or 'the finest')}",
         "inference",
         "share of chunks",
         "gripper late",
