@@ -82,7 +82,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--held-out", type=Path, action="append", default=[], metavar="BAG", help="to check them on; repeatable"
     )
-    parser.add_argument("--suggest", action="store_true", help="print a robot file for what is in BAG, then stop")
+    parser.add_argument(
+        "--suggest", action="store_true", help="print a robot file for what is in the first bag, then stop"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--jobs", type=whole_number(1, 64), default=1, help="processes, each with a bag at a time (1)")
     where.add_argument("--ray", metavar="ADDRESS", help="of a running Ray cluster, in the place of processes")
@@ -284,8 +286,7 @@ def _suggest(arguments: argparse.Namespace) -> int:
     """Print a robot file."""
     from vlaq_ros.evaluate.suggestion import suggest
 
-    for bag in _bags(arguments.bags):
-        print(suggest(bag, arguments.namespace))
+    print(suggest(_bags(arguments.bags)[0], arguments.namespace))  # a fleet's bags are of robots alike
     return 0
 
 
