@@ -221,6 +221,6 @@ def test_thresholds_of_other_precisions_or_that_do_not_fall_are_refused(threshol
     with pytest.raises(BadValueError) as caught:
         rules(RULES[:2], thresholds)
     assert str(caught.value) == (
-        f"thresholds in the pilot's parameters is {thresholds!r}; expected a falling number for each of sixteen, eight, such "
-        "as sixteen=0.5"
+        f"thresholds in the pilot's parameters is {thresholds!r}; expected a falling number for each of sixteen, "
+        "eight, such as sixteen=0.5"
     )
