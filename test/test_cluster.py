@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from replayable import ROBOT, record
 
 from vlaq_ros.errors import ClusterError, VlaqError
 from vlaq_ros.evaluate.cluster import RayExecutor
+from vlaq_ros.evaluate.replay_jobs import replay_all
+from vlaq_ros.evaluate.replay_plan import Plan
+from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.evaluate.rollout import own
 from vlaq_ros.study.pilots import Resolved
 from vlaq_ros.study.running import Part, rows
@@ -40,6 +44,16 @@ def test_a_study_plays_there(pool: RayExecutor, tiny_checkpoint: Path) -> None:
     (row,) = pool.submit(rows, part).result()
     assert row.number == 0
     assert row.chunks[0] > 0
+
+
+def test_bags_are_replayed_there(pool: RayExecutor, tiny_bundle: Path, tmp_path: Path) -> None:
+    policies = Policies.choose("all", tiny_bundle, None)
+    plan = Plan(policies, ROBOT, "", "", "", thresholds="", latency=None, conditions=(), bound_m=None, annotate=False)
+    bad, bag = tmp_path / "bad", record(tmp_path / "bag")
+    results = {it.bag: it for it in replay_all(plan, {bad: tmp_path / "1", bag: tmp_path / "2"}, pool, lambda _: None)}
+    assert results[bad].fault.startswith(f"bag {str(bad)!r} cannot be read")
+    assert results[bag].document["n_answers"] > 3
+    assert (tmp_path / "2/report.html").is_file()
 
 
 def test_a_users_mistake_comes_back_as_its_sentence(pool: RayExecutor, tmp_path: Path) -> None:
