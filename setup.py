@@ -26,7 +26,7 @@ setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={
         f"{NAME}.calibrate": ["page.html"],
-        f"{NAME}.evaluate": ["*.html", "*.js"],
+        f"{NAME}.replay": ["page.html", "page.js"],
         f"{NAME}.quant.kernels": ["native/*.cpp", "native/*.h"],
     },
     data_files=[

@@ -4,8 +4,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument as Argument
 from launch.actions import ExecuteProcess, OpaqueFunction
 
+from vlaq_ros.bags.record_command import record_command
 from vlaq_ros.config import RobotConfig
-from vlaq_ros.evaluate.record_command import record_command
 
 
 def generate_launch_description() -> LaunchDescription:

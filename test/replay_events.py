@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vlaq_ros.bags.measured import Measured
+from vlaq_ros.bags.reference import Reference
 from vlaq_ros.control.chunks import step_times
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
@@ -20,9 +22,7 @@ from vlaq_ros.datatypes import (
     Trajectory,
     Violations,
 )
-from vlaq_ros.evaluate.measured import Measured
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Look
+from vlaq_ros.replay.replayed import Answer, Look
 from vlaq_ros.sim import panda
 
 KINEMATICS = Kinematics(panda.urdf(), panda.JOINT_NAMES, panda.TOOL_FRAME)

@@ -15,6 +15,8 @@ from rosbags.highlevel import AnyReader
 from scipy.spatial.transform import Rotation
 
 from vlaq_ros import messages
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import JointConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import (
@@ -28,11 +30,9 @@ from vlaq_ros.datatypes import (
     Trajectory,
     Violations,
 )
-from vlaq_ros.evaluate.annotation import Annotation
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
+from vlaq_ros.replay.annotation import Annotation
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look
 from vlaq_ros.sim import panda
 
 START_NS, MS_NS = START + 100_000_001, 1_000_000  # the arm stands for 400 ms more

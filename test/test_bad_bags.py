@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from bag_writer import SECOND, START, Entry, compressed, cut, header, image, joint_state, text, trajectory, write
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import CameraConfig, RobotConfig
 from vlaq_ros.errors import BagTopicsError, JointNamesError, NamespaceError, UnusableMessageError, VlaqError
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 
 ROBOT = RobotConfig.load("sim_panda")

@@ -28,11 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin
 
+from vlaq_ros.bags.measured import Measured
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import ArmConfig, GripperConfig, JointConfig, RobotConfig
 from vlaq_ros.errors import CameraNamesError
-from vlaq_ros.evaluate.measured import Measured
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 
 ROBOT = RobotConfig.load("sim_panda")

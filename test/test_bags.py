@@ -14,6 +14,7 @@ import pytest
 from bag_writer import SECOND, START, Entry, compressed, image, joint_state, text, write
 from rosbags.rosbag2 import StoragePlugin
 
+from vlaq_ros.bags.rosbag import find_bags
 from vlaq_ros.calibrate.bags import SPACING_S, from_bags
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import FAST, GRIPPER, SLOW
@@ -29,7 +30,6 @@ from vlaq_ros.errors import (
     UnreadableBagError,
     VlaqError,
 )
-from vlaq_ros.evaluate.rosbag import find_bags
 from vlaq_ros.policy.description import Description, describe
 
 ROBOT = RobotConfig.load("sim_panda")

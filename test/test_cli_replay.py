@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from vlaq_ros.cli.main import main
 from vlaq_ros.control.precision import rules
-from vlaq_ros.evaluate.fail_if import numbers
 from vlaq_ros.policy.manifest import Manifest
+from vlaq_ros.replay.fail_if import numbers
 from vlaq_ros.sim import panda
 
 

@@ -13,10 +13,10 @@ from replayable import ROBOT, record
 
 from vlaq_ros.errors import ClusterError, VlaqError
 from vlaq_ros.evaluate.cluster import RayExecutor
-from vlaq_ros.evaluate.replay_jobs import replay_all
-from vlaq_ros.evaluate.replay_plan import Plan
-from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.evaluate.rollout import own
+from vlaq_ros.replay.jobs import replay_all
+from vlaq_ros.replay.plan import Plan
+from vlaq_ros.replay.policies import Policies
 from vlaq_ros.study.pilots import Resolved
 from vlaq_ros.study.running import Part, rows
 from vlaq_ros.study.variants import Full, Variant

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.evaluate.crossings import Crossing, Crossings, opening, timing
+from vlaq_ros.replay.crossings import Crossing, Crossings, opening, timing
 
 SECOND = 1_000_000_000
 LIMITS = np.array([0.0, 0.04])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlaq_ros.errors import ConditionError, UnknownScoreError
-from vlaq_ros.evaluate.fail_if import numbers, parse
+from vlaq_ros.replay.fail_if import numbers, parse
 
 REPORT = {"ee_error_p95_m": 0.03, "rejected": 2, "gripper_delay_p95_s": None}
 

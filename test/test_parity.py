@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from bag_writer import SECOND, START, Entry, image, joint_state, text, trajectory, write
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import Decision, Motion, Trajectory
-from vlaq_ros.evaluate.parity import Parity
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Held, Look
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.journal import Journal, Land, Tick
+from vlaq_ros.replay.parity import Parity
+from vlaq_ros.replay.replayed import Held, Look
 
 ROBOT = RobotConfig.load("sim_panda")
 NAMES = ROBOT.joint_names

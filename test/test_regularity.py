@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaq_ros.evaluate.regularity import Stamps
+from vlaq_ros.bags.regularity import Stamps
 
 SECOND = 1_000_000_000
 

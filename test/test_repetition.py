@@ -21,6 +21,8 @@ import pytest
 from bag_writer import SECOND, START, Entry, image, joint_state, text, write
 from swaying import TASK, Swaying
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.jumps import JumpWatch
@@ -29,16 +31,14 @@ from vlaq_ros.control.precision import rules
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import Command, FloatArray, Trajectory
 from vlaq_ros.errors import PrecisionFailedError
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import RECORDED, replay
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
 from vlaq_ros.journal import Fetch, Journal, parse
 from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
+from vlaq_ros.replay.replay import RECORDED, replay
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look
 from vlaq_ros.sim import panda
 
 MS = SECOND // 1000

@@ -14,14 +14,14 @@ from bag_writer import SECOND, START, Entry, image, joint_state, text, write
 from swaying import STEPS, TASK, Swaying
 
 from vlaq_ros import messages
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.errors import NoJournalError
-from vlaq_ros.evaluate import reflight
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import MEASURED, RECORDED, Latency, replay
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
+from vlaq_ros.replay import reflight
+from vlaq_ros.replay.replay import MEASURED, RECORDED, Latency, replay
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.sim import panda
 
 MS = SECOND // 1000

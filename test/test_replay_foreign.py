@@ -12,10 +12,10 @@ import pytest
 from bag_writer import SECOND, START, Entry, compressed, joint_state, positions, text, trajectory, write
 from ur5e import ARM, KNUCKLE, completed, urdf
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.suggestion import suggest
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.cli.main import main
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.suggestion import suggest
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy import bundle
 from vlaq_ros.policy.checkpoint import Checkpoint

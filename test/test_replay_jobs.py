@@ -17,10 +17,10 @@ from replayable import ROBOT, entries, record
 
 from vlaq_ros.config import JointConfig, PilotConfig
 from vlaq_ros.evaluate.parallel import workers
-from vlaq_ros.evaluate.replay_jobs import replay_all
-from vlaq_ros.evaluate.replay_plan import Plan, Replayed
-from vlaq_ros.evaluate.replay_policies import Policies
-from vlaq_ros.evaluate.session import Session
+from vlaq_ros.replay.jobs import replay_all
+from vlaq_ros.replay.plan import Plan, Replayed
+from vlaq_ros.replay.policies import Policies
+from vlaq_ros.session import Session
 
 MEASURED = {"inference_p50_s", "inference_p95_s", "inference_s"}  # other numbers come out the same every time
 

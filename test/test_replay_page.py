@@ -21,6 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sources import PACKAGE, setup_arguments
 
+from vlaq_ros.bags.commanded import Told
+from vlaq_ros.bags.measured import Measured
+from vlaq_ros.bags.reference import Reference
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import (
@@ -36,17 +39,14 @@ from vlaq_ros.datatypes import (
     Violations,
 )
 from vlaq_ros.errors import UnusableMessageError
-from vlaq_ros.evaluate import drawing as limits
-from vlaq_ros.evaluate import fail_if
-from vlaq_ros.evaluate.commanded import Told
-from vlaq_ros.evaluate.drawing import Drawing, Slots
-from vlaq_ros.evaluate.measured import Measured
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay_page import SummaryRow, bounds, write, write_summary
-from vlaq_ros.evaluate.replay_picture import write_picture
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.evaluate.report import PALETTE, SHADE
-from vlaq_ros.evaluate.scores import Scores
+from vlaq_ros.replay import drawing as limits
+from vlaq_ros.replay import fail_if
+from vlaq_ros.replay.drawing import Drawing, Slots
+from vlaq_ros.replay.page import SummaryRow, bounds, write, write_summary
+from vlaq_ros.replay.picture import write_picture
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look, Seen
+from vlaq_ros.replay.scores import Scores
 from vlaq_ros.sim import panda
 
 BEGIN_NS = 1_700_000_000_000_000_000
@@ -604,6 +604,6 @@ def test_a_replay_that_errs_nowhere_has_a_page(demo: tuple[Drawing, dict[str, An
 
 
 def test_the_package_ships_the_page() -> None:
-    patterns = setup_arguments()["package_data"]["vlaq_ros.evaluate"]
-    shipped = {file.name for pattern in patterns for file in (PACKAGE / "evaluate").glob(pattern)}
-    assert {"replay_page.html", "replay_page.js"} <= shipped
+    patterns = setup_arguments()["package_data"]["vlaq_ros.replay"]
+    shipped = {file.name for pattern in patterns for file in (PACKAGE / "replay").glob(pattern)}
+    assert {"page.html", "page.js"} <= shipped

@@ -13,17 +13,17 @@ import torch
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from std_msgs.msg import String
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import ActionChunk, FloatArray, Guide, Observation
-from vlaq_ros.evaluate.journal import entries, session
-from vlaq_ros.evaluate.parity import Parity
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import RECORDED, replay
-from vlaq_ros.evaluate.replayed import Answer, Event
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.journal import Fetch, Tick
 from vlaq_ros.policy.engine import Engine
+from vlaq_ros.replay.journal import entries, session
+from vlaq_ros.replay.parity import Parity
+from vlaq_ros.replay.replay import RECORDED, replay
+from vlaq_ros.replay.replayed import Answer, Event
 from vlaq_ros.ros import domain
 from vlaq_ros.ros.episodes import EpisodeClient
 from vlaq_ros.ros.qos import LATCHED

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vlaq_ros.errors import NotQuantizedError, OtherTeacherError, SourceError, UnknownPrecisionError
-from vlaq_ros.evaluate.replay_policies import Policies
 from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.replay.policies import Policies
 
 
 @pytest.fixture

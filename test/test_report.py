@@ -12,9 +12,9 @@ from bag_writer import SECOND, Entry, image, joint_state
 from bag_writer import write as write_late
 from matplotlib.image import imread
 
+from vlaq_ros.bags import recording as topics
+from vlaq_ros.bags.recording import Chunk, EmptyRecordingError, Episode, read, summary
 from vlaq_ros.config import RobotConfig
-from vlaq_ros.evaluate import recording as topics
-from vlaq_ros.evaluate.recording import Chunk, EmptyRecordingError, Episode, read, summary
 from vlaq_ros.evaluate.report import contact_sheet, timeline
 from vlaq_ros.policy.manifest import PrecisionPlan
 

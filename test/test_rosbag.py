@@ -31,9 +31,9 @@ from bag_writer import (
 )
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+from vlaq_ros.bags.rosbag import TEXT, absolute, find_bags, open_bag
+from vlaq_ros.bags.salvage import WINDOW_NS, Message
 from vlaq_ros.errors import EmptyBagError, UnreadableBagError, UnusableMessageError
-from vlaq_ros.evaluate.rosbag import TEXT, absolute, find_bags, open_bag
-from vlaq_ros.evaluate.salvage import WINDOW_NS, Message
 
 STATE = "sensor_msgs/msg/JointState"
 NAMES = ("shoulder", "elbow")

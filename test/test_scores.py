@@ -28,6 +28,8 @@ from replay_events import (
 )
 from replayable import ROBOT, record
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig, share
 from vlaq_ros.control.chunks import step_times
 from vlaq_ros.datatypes import (
@@ -40,16 +42,14 @@ from vlaq_ros.datatypes import (
     Trajectory,
     Violations,
 )
-from vlaq_ros.evaluate.fail_if import numbers
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import replay
-from vlaq_ros.evaluate.replayed import Event, Held
-from vlaq_ros.evaluate.scores import Scores
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.replay.fail_if import numbers
+from vlaq_ros.replay.replay import replay
+from vlaq_ros.replay.replayed import Event, Held
+from vlaq_ros.replay.scores import Scores
 from vlaq_ros.sim import panda
 
 SCHEMA = json.loads((share() / "config/replay_report.schema.json").read_text())

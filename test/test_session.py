@@ -12,7 +12,7 @@ import pytest
 from vlaq_ros import __version__
 from vlaq_ros.config import PilotConfig
 from vlaq_ros.errors import JournalError
-from vlaq_ros.evaluate.session import Session
+from vlaq_ros.session import Session
 
 CONFIG = replace(PilotConfig(), precision="fine", flow_seed=7)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_events import HOME, KINEMATICS, chord_m
 
-from vlaq_ros.evaluate.stance import Stance
+from vlaq_ros.replay.stance import Stance
 
 
 @given(st.floats(-3, 3))

@@ -29,11 +29,11 @@ from bag_writer import (
 from sources import ROOT
 from ur5e import ARM, KNUCKLE, completed, urdf
 
+from vlaq_ros.bags.suggestion import suggest
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.errors import BadValueError, JointLimitsFileError, NothingToSuggestError
-from vlaq_ros.evaluate.suggestion import suggest
 from vlaq_ros.joints import JointMap
 from vlaq_ros.sim import panda
 

@@ -15,17 +15,17 @@ import yaml
 from rosbags.highlevel import AnyReader
 from sources import ROOT
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.cli.main import main
 from vlaq_ros.config import RobotConfig
-from vlaq_ros.evaluate.journal import session
-from vlaq_ros.evaluate.parity import Parity
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import RECORDED, replay
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.evaluate.trial import TrialPlan
 from vlaq_ros.evaluate.trial_log import read
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.engine import Engine
+from vlaq_ros.replay.journal import session
+from vlaq_ros.replay.parity import Parity
+from vlaq_ros.replay.replay import RECORDED, replay
 from vlaq_ros.ros.trial import INTERRUPTED
 
 PROGRAM = "import sys; from vlaq_ros.cli.main import main; sys.exit(main(sys.argv[1:]))"

@@ -28,11 +28,18 @@ BELOW: dict[str, set[str]] = {  # a room is a folder of the package, or a file a
     "quant": WORDS,
     "policy": WORDS | {"quant"},
     "sim": WORDS | {"control", "policy"},
-    "evaluate": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim"} | FLIGHT,
+    "session": WORDS | {"policy"},
+    "bags": WORDS | {"messages", "joints", "control"},
+    "evaluate": WORDS | {"joints", "control", "pilot", "policy", "sim", "bags"},
+    "replay": WORDS
+    | {"messages", "joints", "observe", "control", "pilot", "policy", "session", "bags", "evaluate"}
+    | FLIGHT,
     "bench": WORDS | {"policy", "quant"},
-    "calibrate": WORDS | {"observe", "messages", "joints", "control", "quant", "policy", "sim", "evaluate"},
+    "calibrate": WORDS | {"observe", "messages", "joints", "control", "quant", "policy", "sim", "bags", "evaluate"},
     "study": WORDS | {"control", "quant", "policy", "sim", "evaluate", "bench", "calibrate"},
-    "ros": WORDS | {"messages", "joints", "observe", "control", "pilot", "policy", "sim", "evaluate"} | FLIGHT,
+    "ros": WORDS
+    | {"messages", "joints", "observe", "control", "pilot", "policy", "sim", "session", "bags", "evaluate"}
+    | FLIGHT,
 }
 BELOW["doctor"] = WORDS | {"joints", "policy", "quant", "ros"}
 BELOW["cli"] = set(BELOW)
@@ -43,7 +50,7 @@ OWNERS = {  # library -> the only rooms (or files) that import it
     **{name: {"ros"} for name in ROS},
     "mujoco": {"sim"},
     "pinocchio": {"control/kinematics.py"},
-    "torch": {"quant", "policy", "sim", "evaluate", "bench", "calibrate", "study", "doctor", "ros", "cli"},
+    "torch": {"quant", "policy", "sim", "evaluate", "replay", "bench", "calibrate", "study", "doctor", "ros", "cli"},
     "transformers": {"policy", "sim", "bench", "calibrate"},
     "triton": {"quant/kernels/cuda.py", "quant/kernels/triton_kernels.py"},
     "launch": set(),
@@ -53,7 +60,19 @@ CLOSED_LOOP = {  # runs the simulator itself
     *(PACKAGE / "evaluate" / name for name in ("parallel.py", "rollout.py", "seams.py", "switching.py")),
     *(PACKAGE / "calibrate" / name for name in ("calibration.py", "episodes.py", "perturbation.py", "simulated.py")),
 }
-TIMELESS = {"datatypes", "config", "messages", "joints", "observe", "control", "pilot", "quant", "policy"}
+TIMELESS = {
+    "datatypes",
+    "config",
+    "messages",
+    "joints",
+    "observe",
+    "control",
+    "pilot",
+    "quant",
+    "policy",
+    "gate",
+    "bags",
+}
 
 
 def room(file: Path) -> str:

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from vlaq_ros import messages
+from vlaq_ros.bags.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type, read
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.calibrate.draw import Moment, draw
 from vlaq_ros.calibrate.travel import recorded_motion
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.datatypes import Observation, Stale
 from vlaq_ros.errors import CameraNamesError, NoObservationError, UnknownInstructionError
-from vlaq_ros.evaluate.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type, read
 from vlaq_ros.joints import JointMap
 from vlaq_ros.observe import Observer
 from vlaq_ros.policy.description import Description

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from vlaq_ros.bags.rosbag import find_bags
 from vlaq_ros.calibrate.bags import from_bags
 from vlaq_ros.calibrate.buffer import Buffer
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import CalibrationDataError
-from vlaq_ros.evaluate.rosbag import find_bags
 from vlaq_ros.policy.description import Description
 
 

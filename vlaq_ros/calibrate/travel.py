@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from vlaq_ros import messages
+from vlaq_ros.bags.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, read
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.motion import MonitorConfig
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.motion import PolicyMotion, UnknownMotion, measure
-from vlaq_ros.evaluate.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, read
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.spec import PolicySpec
 from vlaq_ros.sim import panda

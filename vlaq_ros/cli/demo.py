@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
+    from vlaq_ros.bags.recording import read, summary
     from vlaq_ros.config import RobotConfig, resolve
-    from vlaq_ros.evaluate.recording import read, summary
     from vlaq_ros.evaluate.report import contact_sheet, timeline
     from vlaq_ros.policy.manifest import Manifest
     from vlaq_ros.policy.spec import PolicySpec

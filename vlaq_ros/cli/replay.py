@@ -27,7 +27,7 @@ from vlaq_ros.cli.arguments import seconds, whole_number
 from vlaq_ros.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
-    from vlaq_ros.evaluate.replay_plan import Plan, Replayed
+    from vlaq_ros.replay.plan import Plan, Replayed
 
 FAILED = 1
 _SO_FAR_S = 86_400  # a pace is that since the beginning
@@ -136,10 +136,10 @@ def _judge(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> Plan:
     from vlaq_ros.config import RobotConfig, resolve
     from vlaq_ros.errors import RobotDescriptionError
-    from vlaq_ros.evaluate import fail_if
-    from vlaq_ros.evaluate.replay import Pace
-    from vlaq_ros.evaluate.replay_plan import Plan
-    from vlaq_ros.evaluate.replay_policies import Policies
+    from vlaq_ros.replay import fail_if
+    from vlaq_ros.replay.plan import Plan
+    from vlaq_ros.replay.policies import Policies
+    from vlaq_ros.replay.replay import Pace
 
     conditions = tuple(fail_if.parse(text) for text in arguments.fail_if)
     try:
@@ -162,7 +162,7 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 def _bags(paths: Sequence[Path]) -> list[Path]:
     """Find the recordings that paths name; what is none is told when its turn comes."""
-    from vlaq_ros.evaluate.rosbag import find_bags
+    from vlaq_ros.bags.rosbag import find_bags
 
     return list(dict.fromkeys(bag for path in paths for bag in find_bags(path) or [path]))
 
@@ -182,7 +182,7 @@ def _replay(plan: Plan, places: Mapping[Path, Path], arguments: argparse.Namespa
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from vlaq_ros.cli.pace import PaceColumn
-    from vlaq_ros.evaluate.replay_jobs import replay_all
+    from vlaq_ros.replay.jobs import replay_all
 
     results: list[Replayed] = []
     far = TextColumn("{task.completed:.0f} of {task.total:.0f} s")
@@ -224,8 +224,8 @@ def _pool(arguments: argparse.Namespace) -> Iterator[Executor | None]:
 
 def _seconds(bag: Path) -> float:
     """Say how long a recording is; nothing where it cannot be read, which is told when its turn comes."""
+    from vlaq_ros.bags.rosbag import open_bag
     from vlaq_ros.errors import VlaqError
-    from vlaq_ros.evaluate.rosbag import open_bag
 
     try:
         with open_bag(bag) as opened:
@@ -236,7 +236,7 @@ def _seconds(bag: Path) -> float:
 
 def _told(result: Replayed) -> list[str]:
     """Say what came of a bag."""
-    from vlaq_ros.evaluate.replay_plan import PAGE
+    from vlaq_ros.replay.plan import PAGE
 
     if result.fault:
         return [f"{result.bag}: {result.fault}"]
@@ -247,9 +247,9 @@ def _told(result: Replayed) -> list[str]:
 
 def _summary(results: Sequence[Replayed], out: Path) -> dict[str, Any]:
     """Put the numbers of all reports together; of several write them, with a page."""
-    from vlaq_ros.evaluate.fail_if import numbers
-    from vlaq_ros.evaluate.replay_page import SummaryRow, write_summary
-    from vlaq_ros.evaluate.replay_plan import ARTIFACTS, PAGE
+    from vlaq_ros.replay.fail_if import numbers
+    from vlaq_ros.replay.page import SummaryRow, write_summary
+    from vlaq_ros.replay.plan import ARTIFACTS, PAGE
 
     told = {result.out: {name: result.document[name] for name in numbers()} for result in results if not result.fault}
     if out in told:  # there is no other
@@ -284,7 +284,7 @@ def _fit(
 
 def _suggest(arguments: argparse.Namespace) -> int:
     """Print a robot file."""
-    from vlaq_ros.evaluate.suggestion import suggest
+    from vlaq_ros.bags.suggestion import suggest
 
     print(suggest(_bags(arguments.bags)[0], arguments.namespace))  # a fleet's bags are of robots alike
     return 0

@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from vlaq_ros.bags.recording import Episode, Recording, Series
 from vlaq_ros.datatypes import ImageArray
-from vlaq_ros.evaluate.recording import Episode, Recording, Series
 from vlaq_ros.policy.manifest import PrecisionPlan
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; finest precision first.

@@ -8,8 +8,8 @@ from typing import Any
 
 from std_msgs.msg import Bool, Float64, String
 
+from vlaq_ros.bags import recording
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.evaluate import recording
 from vlaq_ros.evaluate.referee import TIME_LIMIT_S, Referee
 from vlaq_ros.ros.pilot_client import PilotClient
 from vlaq_ros.ros.qos import LATCHED

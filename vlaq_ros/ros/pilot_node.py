@@ -41,7 +41,6 @@ from vlaq_ros.errors import (
     PrecisionFailedError,
     VlaqError,
 )
-from vlaq_ros.evaluate.session import Session
 from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
@@ -58,6 +57,7 @@ from vlaq_ros.ros.lifetime import ros_lifetime
 from vlaq_ros.ros.outputs import Outputs
 from vlaq_ros.ros.qos import LATCHED, SILENT_PUBLISHER
 from vlaq_ros.ros.status import Status
+from vlaq_ros.session import Session
 
 _INFERENCE = "inference"  # how the name of its thread begins
 _POLL_S = 0.05

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from std_msgs.msg import Bool
 
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import AUTO, RobotConfig
 from vlaq_ros.errors import VlaqError
 from vlaq_ros.evaluate.operator import Operator
 from vlaq_ros.evaluate.referee import Referee
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.evaluate.trial import OPERATOR, SERVICE, SIMULATED, TOPIC, Trial, TrialPlan
 from vlaq_ros.evaluate.trial_log import Record, TrialLog, missing
 from vlaq_ros.ros import domain

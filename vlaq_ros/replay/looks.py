@@ -8,7 +8,7 @@ from collections import defaultdict, deque
 import numpy as np
 
 from vlaq_ros.datatypes import Decision
-from vlaq_ros.evaluate.replayed import Look
+from vlaq_ros.replay.replayed import Look
 
 _KEPT_S = 10.0  # that an inference may take beyond the dwell; its decision is found among the looks of that time
 _IDLE = "instruction:"  # how the observer begins the reason of a robot without a task

@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 
 from vlaq_ros import messages
+from vlaq_ros.bags.rosbag import JOINTS, TEXT, open_bag
+from vlaq_ros.bags.salvage import Message
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import UnusableMessageError
-from vlaq_ros.evaluate.rosbag import JOINTS, TEXT, open_bag
-from vlaq_ros.evaluate.salvage import Message
 
 _SPAN_NS = 120 * 10**9  # of a recording is looked at: enough for ranges and rates
 _IMAGES = 100  # of each camera, likewise

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlaq_ros.evaluate.rosbag import TEXT, open_bag
-from vlaq_ros.evaluate.session import Session
-from vlaq_ros.evaluate.topics import Topics
+from vlaq_ros.bags.rosbag import TEXT, open_bag
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.journal import Entry, parse
+from vlaq_ros.session import Session
 
 
 def session(bag: Path, topics: Topics) -> Session | None:

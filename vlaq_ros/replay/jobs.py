@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 
 from vlaq_ros.errors import VlaqError, WorkerLostError
-from vlaq_ros.evaluate.replay_plan import Plan, Replayed
+from vlaq_ros.replay.plan import Plan, Replayed
 
 
 def replay_all(

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing, colours, pause_ns
-from vlaq_ros.evaluate.fail_if import Condition, numbers
 from vlaq_ros.evaluate.spread import column
+from vlaq_ros.replay.answer_errors import FINEST, FLOWN, RECORDED
+from vlaq_ros.replay.drawing import Drawing, colours, pause_ns
+from vlaq_ros.replay.fail_if import Condition, numbers
 
 ANSWERS = 2000  # in the drawing of errors
 
@@ -94,9 +94,7 @@ def write(
         _scalars(document),
     ]
     inline = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    script = (
-        f'<script type="application/json" id="data">{inline}</script><script>{_resource("replay_page.js")}</script>'
-    )
+    script = f'<script type="application/json" id="data">{inline}</script><script>{_resource("page.js")}</script>'
     _write(path, f"{document['bag']}: replay", sections, script)
 
 
@@ -133,7 +131,7 @@ def write_summary(path: Path, rows: Sequence[SummaryRow]) -> None:
 
 
 def _write(path: Path, title: str, sections: Iterable[str], script: str = "") -> None:
-    page = Template(_resource("replay_page.html"))
+    page = Template(_resource("page.html"))
     path.write_text(page.substitute(title=escape(title), body="\n".join(sections), script=script), encoding="utf-8")
 
 

@@ -16,28 +16,28 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import LATENCY_S, PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import rules
 from vlaq_ros.errors import NoInstructionError, NoRecordedDescriptionError, UnwrittenReportError
-from vlaq_ros.evaluate import replay_page
-from vlaq_ros.evaluate.annotation import Annotation
-from vlaq_ros.evaluate.drawing import Drawing
-from vlaq_ros.evaluate.fail_if import Condition
-from vlaq_ros.evaluate.journal import session
-from vlaq_ros.evaluate.parity import Parity
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replay import MEASURED, RECORDED, Latency, replay
-from vlaq_ros.evaluate.replay_picture import write_picture
-from vlaq_ros.evaluate.replay_policies import Policies
-from vlaq_ros.evaluate.replayed import Event, Look
-from vlaq_ros.evaluate.scores import Scores
-from vlaq_ros.evaluate.session import Session
 from vlaq_ros.evaluate.threshold_fit import Samples
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 from vlaq_ros.policy.engine import FULL
 from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.replay import page
+from vlaq_ros.replay.annotation import Annotation
+from vlaq_ros.replay.drawing import Drawing
+from vlaq_ros.replay.fail_if import Condition
+from vlaq_ros.replay.journal import session
+from vlaq_ros.replay.parity import Parity
+from vlaq_ros.replay.picture import write_picture
+from vlaq_ros.replay.policies import Policies
+from vlaq_ros.replay.replay import MEASURED, RECORDED, Latency, replay
+from vlaq_ros.replay.replayed import Event, Look
+from vlaq_ros.replay.scores import Scores
+from vlaq_ros.session import Session
 
 REPORT, PAGE, PICTURE, ANNOTATED = ARTIFACTS = "report.json", "report.html", "timeline.png", "annotated"
 _FAR = 0.5  # of a joint's range
@@ -156,8 +156,8 @@ class Plan:
             document = scores.document(said)
             (out / REPORT).write_text(json.dumps(document, allow_nan=False) + "\n", encoding="utf-8")
             failing = tuple(filter(None, (it.failure(document, str(out / REPORT)) for it in self.conditions)))
-            bounds_m = replay_page.bounds(self.conditions, self.bound_m)
-            replay_page.write(out / PAGE, drawing, document, bounds_m=bounds_m, failed=failing)
+            bounds_m = page.bounds(self.conditions, self.bound_m)
+            page.write(out / PAGE, drawing, document, bounds_m=bounds_m, failed=failing)
             write_picture(out / PICTURE, drawing, document)
         except OSError as error:
             raise UnwrittenReportError(out, str(error)) from None

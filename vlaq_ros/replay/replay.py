@@ -11,19 +11,19 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.rosbag import open_bag
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig, RobotConfig
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import Policy
 from vlaq_ros.errors import NoJournalError
-from vlaq_ros.evaluate.inbox import Inbox
-from vlaq_ros.evaluate.reenactment import Reenactment
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.reflight import Answering, Reflight
-from vlaq_ros.evaluate.repetition import Repetition
-from vlaq_ros.evaluate.replayed import Event
-from vlaq_ros.evaluate.rosbag import open_bag
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
+from vlaq_ros.replay.inbox import Inbox
+from vlaq_ros.replay.reenactment import Reenactment
+from vlaq_ros.replay.reflight import Answering, Reflight
+from vlaq_ros.replay.repetition import Repetition
+from vlaq_ros.replay.replayed import Event
 
 
 class Pace(StrEnum):

@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from vlaq_ros.datatypes import FloatArray
-from vlaq_ros.evaluate.answer_errors import FINEST, FLOWN, RECORDED
-from vlaq_ros.evaluate.drawing import Drawing, colours, pause_ns
 from vlaq_ros.evaluate.report import SHADE
+from vlaq_ros.replay.answer_errors import FINEST, FLOWN, RECORDED
+from vlaq_ros.replay.drawing import Drawing, colours, pause_ns
 
 FANS = 60  # chunks
 _INK, _TOLD = "#26323d", "0.75"

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlaq_ros import messages
+from vlaq_ros.bags.rosbag import INSTRUCTION, open_bag
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import IntArray
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.evaluate.rosbag import INSTRUCTION, open_bag
 from vlaq_ros.joints import JointMap
 
 SEED = "/sim_robot/seed"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.datatypes import Decision, Trajectory
-from vlaq_ros.evaluate.journal import entries
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.journal import Tick
+from vlaq_ros.replay.journal import entries
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look
 
 _ROUNDING = 1e-6  # of S, from one version of the package or its libraries to the next
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from vlaq_ros import messages
+from vlaq_ros.bags.measured import Measured
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.datatypes import FloatArray, IntArray, Trajectory
 from vlaq_ros.errors import JointNamesError, UnusableMessageError
-from vlaq_ros.evaluate.measured import Measured
 from vlaq_ros.joints import JointMap
 
 PERIOD_NS = 10_000_000  # of what is kept of a stream

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from vlaq_ros.bags.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import CameraNamesError
-from vlaq_ros.evaluate.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type
 
 _PILOT = "pilot/"  # the node's name
 _COMMANDS = {

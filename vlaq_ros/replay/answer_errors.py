@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from vlaq_ros.datatypes import FloatArray, IntArray
-from vlaq_ros.evaluate.replayed import Answer
 from vlaq_ros.evaluate.spread import column, number, percentile, spread
-from vlaq_ros.evaluate.stance import Stance
 from vlaq_ros.evaluate.threshold_fit import Samples, bins
+from vlaq_ros.replay.replayed import Answer
+from vlaq_ros.replay.stance import Stance
 
 FLOWN = "flown"  # the command; where none left, the chunk that would have become one
 RECORDED, FINEST = "recorded", "finest"  # what chunks are held against

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from vlaq_ros.bags.reference import Reference
 from vlaq_ros.control.chunks import asked, step_times
 from vlaq_ros.control.interpolation import sample
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.control.precision import PrecisionRule
 from vlaq_ros.datatypes import Command, Trajectory
-from vlaq_ros.evaluate.answer_errors import FLOWN, RECORDED, AnswerErrors, in_force
-from vlaq_ros.evaluate.crossings import Crossings, opening, timing
-from vlaq_ros.evaluate.executed import Executed
-from vlaq_ros.evaluate.looks import Looks, without_numbers
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.evaluate.spread import column, number, percentile, spread
-from vlaq_ros.evaluate.stance import Stance
 from vlaq_ros.evaluate.threshold_fit import Samples
+from vlaq_ros.replay.answer_errors import FLOWN, RECORDED, AnswerErrors, in_force
+from vlaq_ros.replay.crossings import Crossings, opening, timing
+from vlaq_ros.replay.executed import Executed
+from vlaq_ros.replay.looks import Looks, without_numbers
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look, Seen
+from vlaq_ros.replay.stance import Stance
 
 FORMAT_VERSION = 1
 

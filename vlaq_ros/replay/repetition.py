@@ -9,11 +9,11 @@ from itertools import chain, repeat, takewhile
 
 from vlaq_ros.config import AUTO, PilotConfig
 from vlaq_ros.errors import PrecisionFailedError
-from vlaq_ros.evaluate.inbox import Inbox, Input
-from vlaq_ros.evaluate.reflight import Reflight
-from vlaq_ros.evaluate.replayed import Event
 from vlaq_ros.journal import TICKS, Entry, Fetch, Land, Lose, Tick, parse
 from vlaq_ros.observe import JOINT_STATES
+from vlaq_ros.replay.inbox import Inbox, Input
+from vlaq_ros.replay.reflight import Reflight
+from vlaq_ros.replay.replayed import Event
 
 _LAG_NS = 500_000_000  # the recorder may receive an input later than the pilot's journal
 _KEPT_NS = 3_000_000_000  # what is older than this and the ticks of a message matters to no tick

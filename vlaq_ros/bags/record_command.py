@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
+from vlaq_ros.bags.rosbag import absolute
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import RobotConfig
-from vlaq_ros.evaluate.rosbag import absolute
-from vlaq_ros.evaluate.topics import Topics
 
 _ALSO = ("/clock", "/diagnostics")
 _OFTEN = {"history": "keep_last", "depth": 500, "reliability": "best_effort", "durability": "volatile"}

@@ -23,14 +23,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
+from vlaq_ros.bags.reference import Reference
 from vlaq_ros.control.chunks import step_times
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import Trajectory
-from vlaq_ros.evaluate.answer_errors import FLOWN
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
-from vlaq_ros.evaluate.stance import Stance
 from vlaq_ros.joints import JointMap
+from vlaq_ros.replay.answer_errors import FLOWN
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look
+from vlaq_ros.replay.stance import Stance
 
 _SECOND_NS = 1_000_000_000
 _STORE = get_typestore(Stores.ROS2_KILTED)

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from vlaq_ros.bags.contents import Camera, Contents, JointStates
+from vlaq_ros.bags.robot_guess import RobotGuess, arms
 from vlaq_ros.config import share
 from vlaq_ros.errors import NothingToSuggestError, VlaqError
-from vlaq_ros.evaluate.contents import Camera, Contents, JointStates
-from vlaq_ros.evaluate.robot_guess import RobotGuess, arms
 
 _NO_COLOUR = re.compile(r"depth|infra|disparity|mask", re.IGNORECASE)
 _ANY_CAMERA = re.compile(r"(images?|colou?r|rgb|cameras?|raw|rect|compressed|image_(raw|rect|color|mono)\w*)?")

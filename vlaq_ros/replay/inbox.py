@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from vlaq_ros import messages
+from vlaq_ros.bags.rosbag import OpenBag
+from vlaq_ros.bags.salvage import Message
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.datatypes import ImageArray
 from vlaq_ros.errors import UnusableMessageError
-from vlaq_ros.evaluate.replayed import Seen
-from vlaq_ros.evaluate.rosbag import OpenBag
-from vlaq_ros.evaluate.salvage import Message
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.observe import JOINT_STATES, Observer
+from vlaq_ros.replay.replayed import Seen
 
 _STAMP_END = 12  # bytes that a message has at least, if it begins with a header
 

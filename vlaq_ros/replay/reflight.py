@@ -15,7 +15,6 @@ from vlaq_ros.control.precision import rules
 from vlaq_ros.control.safety import JointLimits
 from vlaq_ros.datatypes import ActionChunk, Command, FloatArray, Guide, Observation, Policy, Stale, Trajectory
 from vlaq_ros.errors import RejectedChunkError
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look
 from vlaq_ros.flight import Flight
 from vlaq_ros.gate import Gate
 from vlaq_ros.joints import JointMap
@@ -24,6 +23,7 @@ from vlaq_ros.observe import Observer
 from vlaq_ros.pilot import Pilot
 from vlaq_ros.policy.manifest import PrecisionPlan
 from vlaq_ros.policy.spec import PolicySpec
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look
 
 
 class Answering(Policy, Protocol):

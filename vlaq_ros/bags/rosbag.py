@@ -23,6 +23,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_typestore
 
+from vlaq_ros.bags.salvage import Message, SalvagedFile
 from vlaq_ros.config import CameraConfig
 from vlaq_ros.errors import (
     BagTopicsError,
@@ -31,7 +32,6 @@ from vlaq_ros.errors import (
     UnreadableBagError,
     UnusableMessageError,
 )
-from vlaq_ros.evaluate.salvage import Message, SalvagedFile
 
 INSTRUCTION = "/instruction"
 JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"

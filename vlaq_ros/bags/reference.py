@@ -17,15 +17,15 @@ from typing import Literal
 import numpy as np
 
 from vlaq_ros import messages
+from vlaq_ros.bags.commanded import PERIOD_NS, Listener, Told
+from vlaq_ros.bags.measured import Measured
+from vlaq_ros.bags.regularity import Stamps
+from vlaq_ros.bags.rosbag import JOINTS, OpenBag, open_bag
+from vlaq_ros.bags.salvage import Message
+from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import PilotConfig
 from vlaq_ros.datatypes import FloatArray, IntArray, Trajectory
 from vlaq_ros.errors import BagTopicsError, NamespaceError, UnusableMessageError, VlaqError
-from vlaq_ros.evaluate.commanded import PERIOD_NS, Listener, Told
-from vlaq_ros.evaluate.measured import Measured
-from vlaq_ros.evaluate.regularity import Stamps
-from vlaq_ros.evaluate.rosbag import JOINTS, OpenBag, open_bag
-from vlaq_ros.evaluate.salvage import Message
-from vlaq_ros.evaluate.topics import Topics
 from vlaq_ros.joints import JointMap
 
 

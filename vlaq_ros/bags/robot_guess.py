@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from vlaq_ros.bags.arm_tree import ArmTree, TreeJoint
+from vlaq_ros.bags.contents import Commands, Contents, JointStates
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import RobotDescriptionError
-from vlaq_ros.evaluate.arm_tree import ArmTree, TreeJoint
-from vlaq_ros.evaluate.contents import Commands, Contents, JointStates
 
 FEWEST = 4  # joints of an arm: wheels and lone grippers are none
 _SAME = 0.05  # two topics whose ranges differ less, in rad, show one arm

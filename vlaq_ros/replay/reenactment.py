@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from vlaq_ros.evaluate.inbox import Inbox, Input
-from vlaq_ros.evaluate.reflight import Reflight
-from vlaq_ros.evaluate.replayed import Event
+from vlaq_ros.replay.inbox import Inbox, Input
+from vlaq_ros.replay.reflight import Reflight
+from vlaq_ros.replay.replayed import Event
 
 _SILENCE_NS = 2_000_000_000  # of all inputs: from then on nothing changes until it ends
 _BACK_NS = 1_000_000_000  # an input that is so much older than the one before it tells that time jumped

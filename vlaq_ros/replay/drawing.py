@@ -11,15 +11,15 @@ from typing import Any, Generic, TypeVar
 import cv2
 import numpy as np
 
+from vlaq_ros.bags.reference import Reference
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import FloatArray, ImageArray, IntArray
 from vlaq_ros.errors import VlaqError
-from vlaq_ros.evaluate.answer_errors import FLOWN
-from vlaq_ros.evaluate.looks import without_numbers
-from vlaq_ros.evaluate.reference import Reference
-from vlaq_ros.evaluate.replayed import Answer, Event, Held, Look, Seen
 from vlaq_ros.evaluate.report import PALETTE
 from vlaq_ros.policy.engine import FULL
+from vlaq_ros.replay.answer_errors import FLOWN
+from vlaq_ros.replay.looks import without_numbers
+from vlaq_ros.replay.replayed import Answer, Event, Held, Look, Seen
 
 LOOKS = 3000
 FRAMES = 192  # of all cameras together
