@@ -54,10 +54,10 @@ import itertools
 from vlaq_ros.ros import pilot_node
 from vlaq_ros.flight import Flight
 tick, calls = Flight.tick, itertools.count()
-def fail(flight):
+def fail(*given):
     if next(calls) > 200:
         raise RuntimeError("a bug in the executor's thread")
-    tick(flight)
+    tick(*given)
 Flight.tick = fail
 pilot_node.main()
 """

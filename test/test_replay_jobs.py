@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -145,6 +145,15 @@ def test_ctrl_c_reports_what_is_done_and_begins_nothing_more(plan: Plan, bag: Pa
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C raises, wherever the tests run: in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_second_ctrl_c_ends_it_at_once(plan: Plan, bag: Path, tmp_path: Path) -> None:
     def press_twice(_: float) -> None:
         signal.raise_signal(signal.SIGINT)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_bags import BLUE, RED, ROBOT, SECOND, START, Entry, header, text, write
+from bag_writer import SECOND, START, Entry, header, text, write
+from test_bags import BLUE, RED, ROBOT
 
 from vlaq_ros.calibrate.travel import recorded_motion
 from vlaq_ros.config import JointConfig, PilotConfig, RobotConfig

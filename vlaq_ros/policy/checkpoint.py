@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PI0Config, PI0ForConditionalGeneration
+from transformers import PI0Config
 
 from vlaq_ros.errors import CorruptModelError, ModelNotFoundError
 from vlaq_ros.policy import pi0
@@ -127,6 +127,8 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
 
 def _places(directory: Path, files: Iterable[Path], config: PI0Config) -> dict[str, Place]:
     """Find every tensor; CorruptModelError where what is there is not what the configuration asks for."""
+    from transformers import PI0ForConditionalGeneration  # noqa: PLC0415 - takes seconds, and bundles do without
+
     try:
         needed = {source for sources in pi0.sources(config).values() for source in sources}
         with torch.device("meta"):
