@@ -21,7 +21,7 @@ demo: .venv/installed
 # ray is a quarter of a gigabyte that `vlaq study --ray` alone uses: it comes with the tests.
 test: lint
 	$(PIP) ray
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 soak: .venv/installed
 	.venv/bin/python test/soak.py
