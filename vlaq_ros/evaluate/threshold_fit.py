@@ -71,12 +71,13 @@ def fit_thresholds(fitting: Sequence[Samples], held_out: Sequence[Samples], boun
     known = np.isfinite(samples.sensitivities)
     if len(names) < 2 or known.sum() < _LEAST:
         raise TooFewAnswersError(int(known.sum()), _LEAST, names)
+    steps = np.ceil(samples.sensitivities / _CHANGE) * _CHANGE  # a threshold serves whole steps of S, as it is rounded
     crossings = [ALWAYS]
     for name in reversed(names[1:]):
-        rows = known & (samples.sensitivities > crossings[0])
+        rows = known & (steps > crossings[0])
         kept = samples.errors_m[name][rows] <= bound_m
-        crossings.insert(0, kept_up_to(samples.sensitivities[rows], kept, _KEPT, none=crossings[0]))
-    thresholds = falling(np.floor(np.array(crossings[:-1]) / _CHANGE) * _CHANGE)
+        crossings.insert(0, kept_up_to(steps[rows], kept, _KEPT, none=crossings[0]))
+    thresholds = falling(crossings[:-1])
     checked = _outcome(Samples.joined(held_out), thresholds) if held_out else None
     p95s_m = filter(None, checked["ee_deviation_p95_m_by_precision"].values() if checked else ())
     return {
