@@ -111,7 +111,7 @@ class JointStates:
         for raw in raws:
             message = deserialize_message(raw, JointState)
             self._observer.push_joints(message)
-            try:
-                self._layout = JointLayout(raw, message, self._observer.joint_names)
-            except VlaqError:  # the observer says why
-                self._layout = None
+        try:
+            self._layout = JointLayout(raw, message, self._observer.joint_names)
+        except VlaqError:  # the observer says why
+            self._layout = None
