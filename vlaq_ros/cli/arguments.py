@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """Make an argparse type that takes `low` to `high`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from {low} to {high}")
-        return value
-
-    return parse
+    return _number(int, lambda value: low <= value <= high, f"a whole number from {low} to {high}")
 
 
 def seconds(low: float, high: float) -> Callable[[str], float]:
     """Make an argparse type that takes `low` to `high`."""
+    return _number(float, lambda value: low <= value <= high, f"{low:g} to {high:g} s")
 
-    def parse(text: str) -> float:
+
+def _number(kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Callable[[str], Number]:
+    """Make an argparse type; nan should fit nothing."""
+
+    def parse(text: str) -> Number:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            value = low - 1
-        if not low <= value <= high:  # nan is within no bounds
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {low:g} to {high:g} s")
-        return value
+            pass
+        else:
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
 
     return parse
 
 
-def fraction(text: str) -> float:
-    """Take a number above 0 and up to 1, as an argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0 and up to 1")
-    return value
+fraction = _number(float, lambda value: 0 < value <= 1, "a number above 0 and up to 1")
+metres = _number(float, lambda value: 0 < value <= 1, "a length above 0 and up to 1 m")
 
 
 def add_denoise_steps(parser: argparse.ArgumentParser) -> None:

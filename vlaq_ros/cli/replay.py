@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaq_ros.cli.arguments import seconds, whole_number
+from vlaq_ros.cli.arguments import metres, seconds, whole_number
 from vlaq_ros.cli.main import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fit-thresholds",
-        type=_metres,
+        type=metres,
         metavar="METRES",
         help="find the thresholds of S that keep coarser precisions' error at the tool within this, at p95",
     )
@@ -297,13 +297,3 @@ def _latency(text: str) -> str | float:
         return seconds(0.0, 10.0)(text)
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(f"{error}, recorded or measured") from None
-
-
-def _metres(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a length above 0 and up to 1 m")
-    return value
