@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from vlaq_ros import messages
-from vlaq_ros.bags.rosbag import JOINTS, TEXT, open_bag
+from vlaq_ros.bags.regularity import rate_hz
+from vlaq_ros.bags.rosbag import JOINTS, POSITIONS, TEXT, TRAJECTORY, open_bag
 from vlaq_ros.bags.salvage import Message
 from vlaq_ros.datatypes import FloatArray
 from vlaq_ros.errors import UnusableMessageError
@@ -20,7 +21,6 @@ _SPAN_NS = 120 * 10**9  # of a recording is looked at: enough for ranges and rat
 _IMAGES = 100  # of each camera, likewise
 _ROW_NS = 10_000_000  # between two joint states that are kept
 _IMAGE_TYPES = {f"sensor_msgs/msg/{kind}": kind for kind in messages.IMAGES}
-_TRAJECTORY, _POSITIONS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Contents:
         with open_bag(bag) as opened:
             types = {topic: msgtype for topic, (msgtype, _) in opened.topics.items()}
             counts = {topic: count for topic, (_, count) in opened.topics.items()}
-            told = {JOINTS, TEXT, _TRAJECTORY, _POSITIONS, *_IMAGE_TYPES}
+            told = {JOINTS, TEXT, TRAJECTORY, POSITIONS, *_IMAGE_TYPES}
             for message in opened.messages({topic: msgtype for topic, msgtype in types.items() if msgtype in told}):
                 if message.received_ns > opened.start_ns + _SPAN_NS:
                     break
@@ -154,26 +154,20 @@ def _cameras(
         if (kind := _IMAGE_TYPES.get(types[topic])) is not None:
             with suppress(UnusableMessageError):
                 height, width, _ = messages.IMAGES[kind](message).shape
-                found.append(Camera(topic, kind, counts[topic], _rate_hz(stamps_ns[topic]), width, height))
+                images_hz = rate_hz(np.array(stamps_ns[topic], dtype=np.int64))
+                found.append(Camera(topic, kind, counts[topic], images_hz, width, height))
     return found
 
 
 def _commands(types: dict[str, str], first: dict[str, Any], counts: dict[str, int]) -> list[Commands]:
     found = []
     for topic, message in first.items():
-        if types[topic] == _TRAJECTORY:
+        if types[topic] == TRAJECTORY:
             joints = tuple(message.joint_names)
             found.append(Commands(topic, "JointTrajectory", counts[topic], joints, len(joints)))
-        elif types[topic] == _POSITIONS:
+        elif types[topic] == POSITIONS:
             found.append(Commands(topic, "Float64MultiArray", counts[topic], (), len(message.data)))
     return found
-
-
-def _rate_hz(stamps_ns: list[int]) -> float:
-    """Messages per second by the median of their distances, which a lost one does not change; nan where unknown."""
-    distances_ns = np.diff(np.array(stamps_ns, dtype=np.int64))
-    rising = distances_ns[distances_ns > 0]
-    return 1e9 / float(np.median(rising)) if len(rising) else float("nan")
 
 
 def _speed(stamps_s: FloatArray, values: FloatArray) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vlaq_ros.bags.rosbag import absolute
+from vlaq_ros.bags.rosbag import POSITIONS, absolute
 from vlaq_ros.bags.topics import Topics
 from vlaq_ros.config import RobotConfig
 
@@ -49,7 +49,7 @@ def record_command(robot: RobotConfig, bag: str, *, namespace: str, instruction:
 def qos_overrides(robot: RobotConfig, namespace: str) -> dict[str, dict[str, Any]]:
     """Profiles of the recorder's subscriptions by topic, in the words of its file of overrides."""
     topics = _topics(robot, namespace)
-    streamed = [topic for topic, kind in topics.types.items() if kind == "std_msgs/msg/Float64MultiArray"]
+    streamed = [topic for topic, kind in topics.types.items() if kind == POSITIONS]
     latched = (topics.description, topics.session, topics.precision)
     return {topic: dict(_OFTEN) for topic in (topics.joint_states, *streamed)} | {t: dict(_LATCHED) for t in latched}
 

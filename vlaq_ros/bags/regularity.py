@@ -55,9 +55,7 @@ class Stamps:
 
     def rate_hz(self) -> float:
         """Messages per second, by the median of their distances; nan where there are none."""
-        steps_ns = self._steps_ns()
-        forward_ns = steps_ns[steps_ns > 0]
-        return 1e9 / float(np.median(forward_ns)) if len(forward_ns) else np.nan
+        return rate_hz(self._array())
 
     def lines(self, start_ns: int, end_ns: int, expected_hz: float | None = None) -> Iterator[str]:
         """Say what is odd, in a recording that lasts from start to end; a camera's rate should be as expected."""
@@ -110,6 +108,13 @@ class Stamps:
     def _steps_ns(self) -> IntArray:
         """Distances to the next stamp [N - 1]; not positive where time jumped back."""
         return np.diff(self._array())
+
+
+def rate_hz(stamps_ns: IntArray) -> float:
+    """Messages per second by the median of their distances, which a lost one does not change; nan where unknown."""
+    steps_ns = np.diff(stamps_ns)
+    forward_ns = steps_ns[steps_ns > 0]
+    return 1e9 / float(np.median(forward_ns)) if len(forward_ns) else np.nan
 
 
 def _s(duration_ns: int) -> float:

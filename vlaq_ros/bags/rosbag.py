@@ -35,6 +35,7 @@ from vlaq_ros.errors import (
 
 INSTRUCTION = "/instruction"
 JOINTS, TEXT = "sensor_msgs/msg/JointState", "std_msgs/msg/String"
+TRAJECTORY, POSITIONS = "trajectory_msgs/msg/JointTrajectory", "std_msgs/msg/Float64MultiArray"
 _METADATA, _STORAGES = "metadata.yaml", (".mcap", ".db3")
 _COMPRESSED = ".zstd"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # what no CDR message begins with

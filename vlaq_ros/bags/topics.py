@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from vlaq_ros.bags.rosbag import INSTRUCTION, JOINTS, TEXT, absolute, image_type
+from vlaq_ros.bags.rosbag import INSTRUCTION, JOINTS, POSITIONS, TEXT, TRAJECTORY, absolute, image_type
 from vlaq_ros.config import RobotConfig
 from vlaq_ros.errors import CameraNamesError
 
 _PILOT = "pilot/"  # the node's name
-_COMMANDS = {
-    "JointTrajectory": "trajectory_msgs/msg/JointTrajectory",
-    "Float64MultiArray": "std_msgs/msg/Float64MultiArray",
-}
+_COMMANDS = {"JointTrajectory": TRAJECTORY, "Float64MultiArray": POSITIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class Topics:
         instruction = name(INSTRUCTION.lstrip("/"))
         types = {topic: image_type(robot.cameras[camera]) for camera, topic in seen.items()}
         types |= {joint_states: JOINTS, arm: _COMMANDS[robot.arm.type]}
-        types |= {gripper: _COMMANDS["Float64MultiArray"]} if gripper else {}
+        types |= {gripper: POSITIONS} if gripper else {}
         types |= dict.fromkeys((instruction, description, *said.values()), TEXT)
         return cls(
             cameras=seen,

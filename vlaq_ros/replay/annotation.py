@@ -24,6 +24,7 @@ from rosbags.typesys import Stores, get_typestore
 from scipy.spatial.transform import Rotation
 
 from vlaq_ros.bags.reference import Reference
+from vlaq_ros.bags.rosbag import TEXT, TRAJECTORY
 from vlaq_ros.control.chunks import step_times
 from vlaq_ros.control.kinematics import Kinematics
 from vlaq_ros.datatypes import Trajectory
@@ -34,8 +35,7 @@ from vlaq_ros.replay.stance import Stance
 
 _SECOND_NS = 1_000_000_000
 _STORE = get_typestore(Stores.ROS2_KILTED)
-_TEXT, _NUMBER = "std_msgs/msg/String", "std_msgs/msg/Float64"
-_TRAJECTORY, _PATH = "trajectory_msgs/msg/JointTrajectory", "nav_msgs/msg/Path"
+_NUMBER, _PATH = "std_msgs/msg/Float64", "nav_msgs/msg/Path"
 
 
 class Annotation:
@@ -86,7 +86,7 @@ class Annotation:
                     self._write("sensitivity", _NUMBER, event.stamp_ns, data=event.motion.sensitivity)
                 if event.decision.precision != self._precision:
                     self._precision = event.decision.precision
-                    self._write("precision", _TEXT, event.stamp_ns, data=self._precision)
+                    self._write("precision", TEXT, event.stamp_ns, data=self._precision)
             case Answer():
                 self._answer(event)
             case Held():
@@ -123,7 +123,7 @@ class Annotation:
         ]
         names = list(self._joints.message)
         self._write(
-            "command", _TRAJECTORY, stamp_ns, header=_header(trajectory.stamp_ns, ""), joint_names=names, points=points
+            "command", TRAJECTORY, stamp_ns, header=_header(trajectory.stamp_ns, ""), joint_names=names, points=points
         )
 
     def _tool(self, name: str, stamp_ns: int, predicted: Stance) -> None:
