@@ -287,10 +287,10 @@ class PilotNode(LifecycleNode):
     def _diagnose(self) -> None:
         now_ns, rig = self._now_ns(), self._rig
         state = "active" if self._active else "inactive" if rig else "unconfigured"
-        if now_ns == self._diagnosed_ns:
+        stands, self._diagnosed_ns = now_ns == self._diagnosed_ns, now_ns
+        if stands:
             state += "; simulated time stands still"
-        level = encode.ERROR if self.fault else encode.WARN if now_ns == self._diagnosed_ns else encode.OK
-        self._diagnosed_ns = now_ns
+        level = encode.ERROR if self.fault else encode.WARN if stands else encode.OK
         healths = [encode.Health("state", level, str(self.fault or state))]
         if rig is not None:
             if self._robot.estop_topic and not self.count_publishers(self._robot.estop_topic):
